@@ -1,0 +1,108 @@
+"""Claim: a sampled map costs what its evaluations of the model cost, and hardly more.
+
+Prints, for each method, seconds / (evaluations × seconds of one bare evaluation at its best batch size), where the bare
+evaluation is the jitted model on a batch of images (its input gradient for the gradient methods), measured in turns
+with the method in the same process. Compilation is not counted.
+
+Command:  python experiments/benchmarks/overhead.py [--smoke] [--model squeezenet] [--chunk 16]
+Hardware: 2 CPU cores.
+Time:     4 minutes; --smoke half a minute.
+Expected: Sobol', RISE, occlusion, integrated gradients, SmoothGrad <= 1.10 (the README has the numbers measured).
+"""
+
+import inspect
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+
+from sparks_jax import attribution
+from sparks_jax.jobs import count_evaluations
+from sparks_jax.models import bundled
+from sparks_jax.scores import logit
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is timed, and how often."""
+
+    model: str = "efficientnet_lite0"
+    size: int = 224
+    chunk: int = 16  # evaluations at once inside the methods
+    batches: tuple[int, ...] = (8, 16, 32)  # batch sizes tried for the bare evaluation
+    repeats: int = 5  # the best of which counts
+    seed: int = 0
+    smoke: bool = False
+
+
+# Each method with options of a few hundred evaluations, and whether an evaluation is a gradient.
+METHODS: list[tuple[Callable[..., Any], dict[str, Any], bool]] = [
+    (attribution.sobol, dict(grid=4, num_designs=16), False),
+    (attribution.rise, dict(num_masks=256), False),
+    (attribution.occlusion, dict(patch=32, stride=12), False),
+    (attribution.integrated_gradients, dict(num_steps=64), True),
+    (attribution.smoothgrad, dict(num_samples=64), True),
+]
+
+
+def seconds(run: Callable[[], Any]) -> float:
+    """Seconds of one run, once it has compiled."""
+    start = time.perf_counter()
+    jax.block_until_ready(run())
+    return time.perf_counter() - start
+
+
+def best_in_turns(runs: list[Callable[[], Any]], repeats: int) -> list[float]:
+    """Least seconds of each, the runs taking turns so that a busy moment falls on all of them."""
+    for run in runs:
+        jax.block_until_ready(run())
+    return np.min([[seconds(run) for run in runs] for _ in range(repeats)], axis=0).tolist()
+
+
+def bare_runs(model: Any, config: Config, gradients: bool) -> dict[int, Callable[[], Any]]:
+    """The model alone, or its input gradient alone, on a batch of each size."""
+    forward = jax.jit(lambda m, x: m(x))
+    backward = jax.jit(lambda m, x: jax.vmap(jax.grad(logit(m, 0)))(x))
+    runs = {}
+    for size in config.batches:
+        x = jax.random.uniform(jax.random.key(size), (size, config.size, config.size, 3))
+        runs[size] = lambda x=x: (backward if gradients else forward)(model, x)
+    return runs
+
+
+def main(config: Config) -> dict[str, float]:
+    """Print the table; return the ratio of each method."""
+    if config.smoke:
+        config = Config(config.model, 64, config.chunk, (16,), 2, config.seed)
+    model = bundled.load(config.model).model
+    key = jax.random.key(config.seed)
+    x = jax.random.uniform(key, (config.size, config.size, 3))
+    print(
+        f"{config.model}, {config.size}², chunk {config.chunk}, {jax.devices()[0].device_kind}, jax {jax.__version__}"
+    )
+    print(f"{'method':22}{'evaluations':>12}{'ms each':>9}{'bare ms':>9}{'batch':>6}{'ratio':>7}")
+    ratios = {}
+    for method, options, gradients in METHODS:
+        options = {**options, "chunk": config.chunk}
+        keyed = {"key": key} if "key" in inspect.signature(method).parameters else {}
+        call = partial(method, **options)
+        run = jax.jit(lambda m, x, keyed, call=call: call(logit(m, 0), x, **keyed))
+        bare = bare_runs(model, config, gradients)
+        whole, *parts = best_in_turns(
+            [lambda run=run, keyed=keyed: run(model, x, keyed), *bare.values()], config.repeats
+        )
+        each = {size: part / size for size, part in zip(bare, parts, strict=True)}
+        size, count = min(each, key=each.__getitem__), count_evaluations(method, x.shape, **options)
+        ratios[method.__name__] = whole / count / each[size]
+        times = f"{1e3 * whole / count:>9.2f}{1e3 * each[size]:>9.2f}{size:>6}"
+        print(f"{method.__name__:22}{count:>12}{times}{ratios[method.__name__]:>7.2f}", flush=True)
+    return ratios
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

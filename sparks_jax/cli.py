@@ -1,0 +1,178 @@
+"""The command line: `sparks explain` and `sparks methods`.
+
+Everything heavy is imported by the command that needs it, so that `sparks --help` answers at once.
+"""
+
+import argparse
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sparks_jax import __version__
+
+STARTED = time.perf_counter()
+
+EXAMPLES = """\
+examples:
+  sparks explain                                   photographs that come with scikit-image and scikit-learn
+  sparks explain cat.jpg holiday/ --out cats       your pictures, and those of a folder
+  sparks explain cat.jpg --methods sobol,rise      other methods; `sparks methods` lists them
+  sparks explain cat.jpg --labels "Egyptian cat"   why (or why not) this class
+  sparks explain cat.jpg --model resnet50 --weights resnet50.pth
+  sparks explain cat.jpg --model my_network.py:make --classes names.txt
+
+The report is one page, sparks-out/report.html. Beside it lie the pictures as PNG, the arrays (maps.npz: every
+map, curve and prediction) and a record (run.json: versions, settings, seconds).
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: Words after `sparks`; None for those of the process.
+
+    Returns:
+        0; 1 if something could not be explained; 2 for a mistake in the arguments; 130 if interrupted.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: _say(f"note: {message}")
+            return options.command(options)
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return 130
+    except Exception as error:
+        if options.traceback:
+            raise
+        mistake = isinstance(error, ValueError | OSError | ImportError)
+        _say(f"error: {error}" if mistake else f"error: {error!r}; --traceback shows where it comes from")
+        return 2 if mistake else 1
+
+
+def _say(sentence: str) -> None:
+    print(f"sparks: {sentence}", file=sys.stderr)
+
+
+# --- sparks explain ---------------------------------------------------------------------------------------
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from sparks_jax.jobs.run import Settings, run
+
+    given: dict[str, Any] = {name: getattr(options, name) for name in Settings._fields}
+    return run(Settings(**given), say=_say, started=STARTED)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sparks",
+        description="Explaining large vision models in JAX: where a model looks, whether to trust it.",
+        epilog="`sparks explain` alone is a good start, and `sparks explain --help` says what else it takes.",
+    )
+    parser.add_argument("--version", action="version", version=f"sparks_jax {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    explain = commands.add_parser(
+        "explain",
+        help="explain what a network sees in pictures, on one page",
+        description="Explain what a network sees in pictures, and write one page about it.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="sparks explain [PICTURE or FOLDER ...] [options]",
+    )
+    _add_what(explain.add_argument)
+    _add_how(explain.add_argument)
+    explain.set_defaults(command=_explain)
+    methods = commands.add_parser("methods", help="list the attribution methods and what they cost")
+    methods.set_defaults(command=_methods, traceback=True)
+    return parser
+
+
+def _add_what(add: Any) -> None:
+    add(
+        "images",
+        nargs="*",
+        metavar="PICTURE",
+        help="picture files, and folders of them; none: the photographs that scikit-image and scikit-learn ship",
+    )
+    add(
+        "--model",
+        default="efficientnet_lite0",
+        metavar="NAME",
+        help="efficientnet_lite0 (the default), squeezenet, resnet18 to resnet152 with --weights, or "
+        "MODULE:FUNCTION or FILE.py:FUNCTION, which returns your network: a function from images "
+        "(b, h, w, 3) in [0, 1] to (b, classes)",
+    )
+    add("--weights", metavar="FILE", help="weights of a ResNet from torchvision or timm (.pth, .safetensors)")
+    add("--classes", metavar="FILE", help="names of the classes, one per line")
+    add("--size", type=_positive, metavar="N", help="side of the network's images in pixels (the network's own)")
+    add(
+        "--labels",
+        type=_names,
+        default=(),
+        metavar="A,B",
+        help="class to explain, by number or name: one for all pictures or one for each (the predicted class)",
+    )
+
+
+def _add_how(add: Any) -> None:
+    add(
+        "--methods",
+        type=_names,
+        default=("sobol", "integrated_gradients", "smoothgrad", "grad_cam"),
+        metavar="A,B",
+        help="attribution methods (sobol,integrated_gradients,smoothgrad,grad_cam)",
+    )
+    add("--out", type=Path, default=Path("sparks-out"), metavar="FOLDER", help="for the results (sparks-out)")
+    add("--force", action="store_true", help="replace the results of an earlier run in that folder")
+    add("--top", type=_positive, default=5, metavar="N", help="predictions shown for each picture (5)")
+    add("--seed", type=_natural, default=0, metavar="N", help="seed of the random methods (0)")
+    add(
+        "--chunk",
+        type=_positive,
+        default=16,
+        metavar="N",
+        help="evaluations of the network at once (16): fewer take less memory, more suit an accelerator",
+    )
+    add("--smoke", action="store_true", help="two pictures, few samples: does everything work?")
+    add("--quiet", action="store_true", help="no progress bar")
+    add("--traceback", action="store_true", help="show where in the code an error comes from")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for part in text.split(",") if (name := part.strip()))
+
+
+def _positive(text: str) -> int:
+    return _at_least(1, text)
+
+
+def _natural(text: str) -> int:
+    return _at_least(0, text)
+
+
+def _at_least(least: int, text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"expected a whole number, at least {least}, got {text}")
+    return number
+
+
+# --- sparks methods ---------------------------------------------------------------------------------------
+
+
+def _methods(_: argparse.Namespace) -> int:
+    from sparks_jax.jobs.methods import DEFAULT, METHODS
+
+    for name, method in METHODS.items():
+        print(f"{name:<22}{method.cost:>5} {'F + B' if method.gradients else 'F    '}  {method.means}")
+    print("\nF: forward passes for a picture of 224 × 224 pixels, F + B: forward and backward passes.")
+    print(f"`sparks explain` runs {', '.join(DEFAULT)} unless --methods says otherwise.")
+    return 0

@@ -1,0 +1,5 @@
+"""Explanations at scale: batches, meshes, progress, reports."""
+
+from sparks_jax.jobs.explain import count_evaluations as count_evaluations
+from sparks_jax.jobs.explain import explain as explain
+from sparks_jax.jobs.explain import measure as measure

@@ -1,0 +1,177 @@
+"""What the command line runs: attribution methods by name, and what their pictures mean in plain words."""
+
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from sparks_jax import attribution, images
+from sparks_jax.jobs.explain import ScoreMaker
+from sparks_jax.scores import logit, probability
+
+
+class Method(NamedTuple):
+    """A method as the command line shows it.
+
+    Attributes:
+        call: The attribution method.
+        title: Its name in prose.
+        means: What a bright pixel means, in one sentence.
+        cost: Evaluations of the model for one image of 224 × 224 at the default options.
+        gradients: Whether each evaluation is a forward and a backward pass.
+        signed: What red and blue mean, for a map with a sign.
+        channels: How `images.heatmap` reduces the channels of the map to an importance.
+        score: What is explained.
+        smoke: Options of a quick, rough run.
+    """
+
+    call: Callable[..., Any]
+    title: str
+    means: str
+    cost: int
+    gradients: bool = False
+    signed: str = ""
+    channels: str = "l2"
+    score: ScoreMaker = logit
+    smoke: dict[str, Any] = {}
+
+
+# The dictionary is read, never written: a method that is not here is one call of `sparks_jax.explain` away.
+METHODS = {
+    "sobol": Method(
+        attribution.sobol,
+        "Sobol’",
+        "Hides parts of the picture in many combinations; bright regions make the score vary most, "
+        "alone or together with others.",
+        cost=2112,
+        smoke=dict(grid=5, num_designs=8),
+    ),
+    "integrated_gradients": Method(
+        attribution.integrated_gradients,
+        "Integrated gradients",
+        "Fades the picture in from black and adds up what each pixel contributes on the way; "
+        "the contributions sum to the change of the score.",
+        cost=32,
+        gradients=True,
+        signed="red pixels speak for the class, blue ones against it",
+        smoke=dict(num_steps=8),
+    ),
+    "smoothgrad": Method(
+        attribution.smoothgrad,
+        "SmoothGrad",
+        "How strongly a small change of each pixel would change the score, averaged over noisy copies of the picture.",
+        cost=64,
+        gradients=True,
+        signed="the score rises where a red pixel brightens, falls where a blue one does",
+        smoke=dict(num_samples=8),
+    ),
+    "grad_cam": Method(
+        attribution.grad_cam,
+        "Grad-CAM",
+        "Which places of the network’s last feature grid support the class; as coarse as that grid.",
+        cost=1,
+        gradients=True,
+    ),
+    "rise": Method(
+        attribution.rise,
+        "RISE",
+        "Shows the picture through random masks; bright pixels were visible when the probability was high.",
+        cost=4000,
+        score=probability,
+        smoke=dict(num_masks=64),
+    ),
+    "occlusion": Method(
+        attribution.occlusion,
+        "Occlusion",
+        "How much the score drops when a black patch covers the place.",
+        cost=170,
+        signed="covering red places lowers the score, covering blue ones raises it",
+        smoke=dict(patch=64, stride=40),
+    ),
+    "saliency": Method(
+        attribution.saliency,
+        "Saliency",
+        "How strongly the score reacts to a small change of each pixel.",
+        cost=1,
+        gradients=True,
+        channels="max",
+    ),
+    "gradient_input": Method(
+        attribution.gradient_input,
+        "Gradient × input",
+        "The score’s reaction to each pixel times the pixel itself: a first-order account of the score.",
+        cost=1,
+        gradients=True,
+        signed="red pixels speak for the class, blue ones against it",
+    ),
+    "squaregrad": Method(
+        attribution.squaregrad,
+        "SquareGrad",
+        "The squared reaction to each pixel, averaged over noisy copies of the picture.",
+        cost=64,
+        gradients=True,
+        channels="sum",
+        smoke=dict(num_samples=8),
+    ),
+    "vargrad": Method(
+        attribution.vargrad,
+        "VarGrad",
+        "How much the reaction to each pixel differs between noisy copies of the picture.",
+        cost=64,
+        gradients=True,
+        channels="sum",
+        smoke=dict(num_samples=8),
+    ),
+}
+DEFAULT = ("sobol", "integrated_gradients", "smoothgrad", "grad_cam")
+
+
+def choose(names: Sequence[str]) -> dict[str, Method]:
+    """The methods of these names, in this order.
+
+    Raises:
+        ValueError: For a name that is not one, with the nearest names.
+
+    Example:
+        >>> list(choose(["rise", "sobol"]))
+        ['rise', 'sobol']
+        >>> choose(["sobel"])
+        Traceback (most recent call last):
+        ValueError: there is no method 'sobel'; did you mean sobol? `sparks methods` lists them all
+    """
+    for name in names:
+        if name not in METHODS:
+            raise ValueError(f"there is no method {name!r}{nearest(name, METHODS)} `sparks methods` lists them all")
+    return {name: METHODS[name] for name in names}
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The end of an error sentence: which known names look like this one.
+
+    Example:
+        >>> nearest("sobel", ["sobol", "rise"])
+        '; did you mean sobol?'
+    """
+    close = difflib.get_close_matches(name.lower(), list(names), cutoff=0.5)
+    return f"; did you mean {' or '.join(close)}?" if close else ";"
+
+
+def importance(method: Method, raw: Any) -> Any:
+    """The importance of each pixel `(h w)`: what the picture shows and what deletion and insertion order by.
+
+    Example:
+        >>> importance(METHODS["smoothgrad"], np.array([[[3.0, 0.0, -4.0]]])).tolist()
+        [[5.0]]
+    """
+    return raw if raw.ndim == 2 else images.heatmap(raw, method.channels)  # pyright: ignore[reportArgumentType]
+
+
+def contributions(method: Method, raw: Any) -> Any | None:
+    """The signed map `(h w)` of a method that has one: the sum over channels.
+
+    Example:
+        >>> contributions(METHODS["smoothgrad"], np.array([[[3.0, 0.0, -4.0]]])).tolist()
+        [[-1.0]]
+    """
+    if not method.signed:
+        return None
+    return raw if raw.ndim == 2 else images.heatmap(raw, "sum")

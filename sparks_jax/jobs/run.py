@@ -1,0 +1,332 @@
+"""One run of `sparks explain`: pictures and a network in, a folder with a page, arrays and a record out.
+
+Pictures go through in blocks of one per device. The pictures of a block are on disk before the next begins, and
+an interruption or a failure still writes what was finished: it costs only the block it falls in.
+"""
+
+import contextlib
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+import sparks_jax
+from sparks_jax import images, metrics, viz
+from sparks_jax.jobs import outputs
+from sparks_jax.jobs.explain import count_evaluations, explain, measure
+from sparks_jax.jobs.methods import DEFAULT, Method, choose, contributions, importance
+from sparks_jax.jobs.network import Network, find_label, load_network
+from sparks_jax.jobs.pictures import Source, enlarge, find, read
+from sparks_jax.jobs.report import Panel, Result, Summary, page
+from sparks_jax.scores import as_pytree
+
+Say = Callable[[str], None]
+Tick = Callable[[str, int], None]
+
+SMOKE_PICTURES = 2
+CURVES: dict[str, Any] = dict(steps=32)
+SMOKE_CURVES: dict[str, Any] = dict(steps=8)
+
+
+class Settings(NamedTuple):
+    """What a run is asked to do; the defaults are those of the command line.
+
+    Attributes:
+        images: Files and folders; none: the natural photographs of `data.natural`.
+        model: A bundled network, `resnet18` … `resnet152` or MODULE:FUNCTION.
+        weights: File of weights.
+        classes: File of class names.
+        methods: Names in `methods.METHODS`.
+        labels: Class to explain, by number or name: none (the predicted one), one for all, or one each.
+        size: Side of the network's images in pixels; None for its own.
+        chunk: Evaluations of the network at once on each device.
+        seed: Of the random methods and of ties.
+        out: Folder of the results.
+        force: Whether an earlier run in that folder is replaced.
+        smoke: A quick, rough run: few pictures, few samples.
+        top: Predictions shown.
+        quiet: No progress bar.
+    """
+
+    images: tuple[str, ...] = ()
+    model: str = "efficientnet_lite0"
+    weights: str | None = None
+    classes: str | None = None
+    methods: tuple[str, ...] = DEFAULT
+    labels: tuple[str, ...] = ()
+    size: int | None = None
+    chunk: int = 16
+    seed: int = 0
+    out: Path = Path("sparks-out")
+    force: bool = False
+    smoke: bool = False
+    top: int = 5
+    quiet: bool = False
+
+
+def run(settings: Settings, *, say: Say, started: float | None = None) -> int:
+    """Explain pictures and write the folder of results.
+
+    Args:
+        settings: What to do.
+        say: Takes each sentence meant for the user.
+        started: `time.perf_counter()` at the start of the program, so that imports count.
+
+    Returns:
+        0; 1 if a picture could not be explained.
+
+    Raises:
+        ValueError: One sentence about a setting.
+        OSError: One sentence about a file or the folder.
+        KeyboardInterrupt: If interrupted, with the results of the finished pictures written.
+    """
+    started = time.perf_counter() if started is None else started
+    methods = choose(settings.methods)
+    sources = find(settings.images, SMOKE_PICTURES if settings.smoke else None)
+    outputs.check(settings.out, force=settings.force)
+    network = load_network(settings.model, weights=settings.weights, classes=settings.classes, size=settings.size)
+    labels = _labels(settings.labels, network, len(sources))
+    outputs.clear(settings.out)
+    summary = _begin(settings, network, methods, len(sources))
+    files: list[str] = []
+    try:
+        with _progress(len(sources) * len(methods), settings.quiet) as tick:
+            for block in _blocks(list(zip(sources, labels, strict=True))):
+                results = _explain_block(summary, block, settings, tick)
+                files += _write_pictures(settings.out, results)
+                summary.results.extend(results)
+    except BaseException:
+        summary = summary._replace(total=time.perf_counter() - started, interrupted=True)
+        _finish(summary, settings, files, say)
+        raise
+    return _finish(summary._replace(total=time.perf_counter() - started), settings, files, say)
+
+
+# --- before -----------------------------------------------------------------------------------------------
+
+
+def _labels(asked: Sequence[str], network: Network, num_pictures: int) -> list[int | None]:
+    """The class to explain in each picture; None for the one that the network predicts."""
+    labels: list[int | None] = [find_label(text, network.classes) for text in asked]
+    if len(labels) == num_pictures:
+        return labels
+    if len(labels) > 1:
+        raise ValueError(f"{len(labels)} labels for {num_pictures} pictures, expected one, or one for each")
+    return (labels or [None]) * num_pictures
+
+
+def _begin(settings: Settings, network: Network, methods: dict[str, Method], asked: int) -> Summary:
+    packages = {"sparks_jax": sparks_jax, "jax": jax, "flax": flax, "numpy": np}
+    versions = {name: module.__version__ for name, module in packages.items()}
+    kind = jax.devices()[0].device_kind
+    return Summary(
+        network,
+        methods,
+        seed=settings.seed,
+        top=settings.top,
+        asked=asked,
+        smoke=settings.smoke,
+        versions={"python": platform.python_version()} | versions,
+        device=f"{jax.device_count()} × {kind} ({platform.machine()}, {platform.system()})",
+        results=[],
+        errors={},
+        skipped={},
+        seconds=dict.fromkeys(methods, 0.0),
+        forwards={},
+    )
+
+
+def _blocks(items: list[Any]) -> list[list[Any]]:
+    size = jax.device_count()
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+@contextlib.contextmanager
+def _progress(total: int, quiet: bool) -> Iterator[Tick]:
+    """One bar on stderr, on a terminal only, that says what is being computed."""
+    from tqdm import tqdm
+
+    form = "{desc:<44}{bar} {n}/{total} [{elapsed}]"
+    with tqdm(total=total, disable=True if quiet else None, bar_format=form) as bar:
+
+        def tick(what: str, steps: int) -> None:
+            bar.update(steps)
+            bar.set_description_str(what)
+
+        yield tick
+
+
+# --- one block of pictures --------------------------------------------------------------------------------
+
+
+def _explain_block(
+    summary: Summary, block: list[tuple[Source, int | None]], settings: Settings, tick: Tick
+) -> list[Result]:
+    """The results of the pictures of a block that can be read; the others become errors of the summary."""
+    results = [result for source, label in block if (result := _predict(summary, source, label))]
+    for name in summary.ran() if results else ():
+        tick(f"{name}: {', '.join(result.picture.source.title for result in results)}", 0)
+        try:
+            panels = _panels(summary, name, results, settings)
+        except (ValueError, TypeError, AttributeError) as error:
+            summary.skipped[name] = str(error)
+            continue
+        for result, panel in zip(results, panels, strict=True):
+            result.panels[name] = panel
+        tick("", len(block))
+    return results
+
+
+def _predict(summary: Summary, source: Source, label: int | None) -> Result | None:
+    """A result without maps yet, or None and an error in the summary."""
+    try:
+        picture = read(source, summary.network.size)
+        probabilities = np.asarray(_probabilities(as_pytree(summary.network.model), picture.seen[None])[0])
+        if not np.isfinite(probabilities).all():
+            raise ValueError("the network's output for it is not finite")
+    except (OSError, ValueError) as error:
+        summary.errors[source.title] = str(error)
+        return None
+    return Result(picture, int(probabilities.argmax()) if label is None else label, probabilities, {})
+
+
+@jax.jit
+def _probabilities(model: Any, batch: Any) -> Any:
+    return jax.nn.softmax(model(batch).astype(float))
+
+
+def _panels(summary: Summary, name: str, results: list[Result], settings: Settings) -> list[Panel]:
+    """What one method says about each picture of a block."""
+    method, model = summary.methods[name], summary.network.model
+    options = method.smoke if settings.smoke else {}
+    curves = SMOKE_CURVES if settings.smoke else CURVES
+    common: dict[str, Any] = dict(key=jax.random.key(settings.seed), mesh=_mesh(), chunk=settings.chunk)
+    batch = np.stack([result.picture.seen for result in results])
+    labels = np.array([result.label for result in results])
+    start = time.perf_counter()
+    raw = explain(method.call, model, batch, labels, score=method.score, **common, **options)
+    summary.seconds[name] += time.perf_counter() - start
+    if name not in summary.forwards:
+        summary.forwards[name] = count_evaluations(method.call, batch.shape[1:], **options)
+    heat = np.stack([np.asarray(importance(method, one)) for one in raw])
+    deletion = measure(metrics.deletion, model, batch, labels, heat, **common, **curves)
+    insertion = measure(metrics.insertion, model, batch, labels, heat, **common, **curves, baseline=images.blur)
+    return [
+        Panel(raw[i], heat[i], contributions(method, raw[i]), _one(deletion, i), _one(insertion, i))
+        for i in range(len(results))
+    ]
+
+
+def _one(curves: metrics.Curve, i: int) -> metrics.Curve:
+    return jax.tree.map(lambda field: field[i], curves)
+
+
+def _mesh() -> Mesh | None:
+    return Mesh(jax.devices(), ("images",)) if jax.device_count() > 1 else None
+
+
+# --- after ------------------------------------------------------------------------------------------------
+
+
+def _write_pictures(folder: Path, results: list[Result]) -> list[str]:
+    """Write a PNG of each picture, of each map over it and of each signed map; return their names."""
+    pictures = {}
+    for result in results:
+        view, stem = result.picture.view, f"{outputs.PICTURES}/{result.picture.source.name}"
+        pictures[f"{stem}.png"] = view
+        for name, panel in result.panels.items():
+            pictures[f"{stem}_{name}.png"] = viz.overlay(view, enlarge(panel.importance, len(view)))
+            if panel.signed is not None:
+                signed = viz.colorize_signed(enlarge(panel.signed, len(view)))
+                pictures[f"{stem}_{name}_signed.png"] = signed
+    for name, pixels in pictures.items():
+        outputs.write(folder / name, outputs.encode(pixels, "PNG"))
+    return list(pictures)
+
+
+def _finish(summary: Summary, settings: Settings, files: list[str], say: Say) -> int:
+    """Write the page, the arrays and the record of what is finished, and say where they are."""
+    for title, why in summary.errors.items():
+        say(f"{title} was left out: {why}")
+    for name, why in summary.skipped.items():
+        say(f"{name} was skipped: {why}")
+    if summary.interrupted:
+        say(f"interrupted after {len(summary.results)} of {summary.asked} pictures")
+    explained = bool(summary.results and summary.ran())
+    if explained:
+        files += [outputs.REPORT, outputs.MAPS, outputs.RECORD]
+        outputs.write(settings.out / outputs.MAPS, outputs.archive(_arrays(summary)))
+        outputs.write(settings.out / outputs.REPORT, page(summary).encode())
+        outputs.write(settings.out / outputs.RECORD, outputs.as_json(_record(summary, settings, files)))
+        say(f"the report is {settings.out / outputs.REPORT}")
+    else:
+        say("nothing was explained, so there is no report")
+    return int(bool(summary.errors) or not explained)
+
+
+def _arrays(summary: Summary) -> dict[str, np.ndarray]:
+    """What `maps.npz` holds: the maps `(n …)` of each method and its curves, and what the pictures are."""
+    results, arrays = summary.results, {}
+    for name in summary.ran():
+        panels = [result.panels[name] for result in results]
+        arrays[name] = np.stack([panel.raw for panel in panels])
+        arrays[f"{name}/deletion"] = np.stack([panel.deletion.scores for panel in panels])
+        arrays[f"{name}/insertion"] = np.stack([panel.insertion.scores for panel in panels])
+        arrays["fractions"] = np.asarray(panels[0].deletion.fractions)
+    return arrays | {
+        "names": np.array([result.picture.source.name for result in results]),
+        "labels": np.array([result.label for result in results]),
+        "probabilities": np.stack([result.probabilities for result in results]),
+        "images": np.stack([result.picture.seen for result in results]),
+    }
+
+
+def _record(summary: Summary, settings: Settings, files: list[str]) -> dict[str, Any]:
+    """What `run.json` holds."""
+    network = summary.network
+    about = {
+        "name": network.name,
+        "classes": len(network.classes),
+        "size": network.size,
+        "about": network.about,
+    }
+    methods = {
+        name: {
+            "seconds": round(summary.seconds[name], 2),
+            "forwards_per_picture": summary.forwards[name],
+            "options": method.smoke if settings.smoke else {},
+        }
+        for name, method in summary.ran().items()
+    }
+    return {
+        "versions": summary.versions,
+        "device": summary.device,
+        "settings": settings._asdict(),
+        "network": about,
+        "seconds": round(summary.total, 2),
+        "interrupted": summary.interrupted,
+        "methods": methods,
+        "pictures": [_picture_record(result, network, summary.top) for result in summary.results],
+        "errors": summary.errors,
+        "skipped": summary.skipped,
+        "files": files,
+    }
+
+
+def _picture_record(result: Result, network: Network, top: int) -> dict[str, Any]:
+    best = [int(i) for i in np.argsort(-result.probabilities, kind="stable")[:top]]
+    return {
+        "name": result.picture.source.name,
+        "path": result.picture.source.path,
+        "label": result.label,
+        "class": network.classes[result.label],
+        "top": {network.classes[i]: round(float(result.probabilities[i]), 5) for i in best},
+        "deletion": {name: float(panel.deletion.auc) for name, panel in result.panels.items()},
+        "insertion": {name: float(panel.insertion.auc) for name, panel in result.panels.items()},
+    }

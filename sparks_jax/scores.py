@@ -1,0 +1,249 @@
+r"""Scores: functions from one input to one number, made from a model and what is asked of it.
+
+Each maker returns a `jax.tree_util.Partial` over a function of this module, so a score is itself a pytree: it crosses
+`jax.jit`, its weights and its label are traced leaves, and another label or new weights do not recompile.
+This is the one place where a single input becomes a batch of one.
+
+A model is any callable from a batch `(b, …)` to one row of numbers each `(b, m)`: an `nnx.Module`, an Equinox module,
+`Partial(linen_model.apply, variables)`, a plain function. The `head` of a network is a model too, of activations:
+`logit(network.head, 281)` scores the activations of one image.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+from jaxtyping import Array, Float, Int
+
+from sparks_jax.types import Model, Scalar, Score
+
+Label = int | Int[Any, ""]
+
+
+def logit(model: Model, label: Label) -> Score:
+    r"""The output of a class before the softmax.
+
+    $f(x) = z_c(x)$
+
+    Args:
+        model: From a batch `(b, …)` to logits `(b, m)`.
+        label: The class $c$, in 0 … m − 1. A traced label outside the classes gives NaN.
+
+    Raises:
+        ValueError: When the score is evaluated, if the model does not return one row or the label is not a class.
+
+    Example:
+        >>> model = lambda x: x.reshape(x.shape[0], -1)
+        >>> logit(model, 2)(jnp.array([0.0, 1.0, 5.0])).item()
+        5.0
+
+    Reference:
+        Fel 2024, Sparks of Explainability, arXiv:2502.01048.
+    """
+    return _score(_logit, model, label)
+
+
+def log_prob(model: Model, label: Label) -> Score:
+    r"""The logarithm of a class's probability.
+
+    $f(x) = z_c(x) - \log \sum_j e^{z_j(x)}$
+
+    Args:
+        model: From a batch `(b, …)` to logits `(b, m)`.
+        label: The class $c$, in 0 … m − 1.
+
+    Raises:
+        ValueError: As `logit`.
+
+    Example:
+        >>> log_prob(lambda x: x, 0)(jnp.zeros(2)).item()
+        -0.6931471824645996
+
+    Reference:
+        Simonyan et al. 2014, Deep inside convolutional networks, arXiv:1312.6034.
+    """
+    return _score(_log_prob, model, label)
+
+
+def probability(model: Model, label: Label) -> Score:
+    r"""The softmax probability of a class.
+
+    $f(x) = e^{z_c(x)} / \sum_j e^{z_j(x)}$
+
+    Args:
+        model: From a batch `(b, …)` to logits `(b, m)`.
+        label: The class $c$, in 0 … m − 1.
+
+    Raises:
+        ValueError: As `logit`.
+
+    Example:
+        >>> probability(lambda x: x, 0)(jnp.zeros(4)).item()
+        0.25
+
+    Reference:
+        Petsiuk et al. 2018, RISE, arXiv:1806.07421.
+    """
+    return _score(_probability, model, label)
+
+
+def margin(model: Model, label: Label, versus: Label | None = None) -> Score:
+    r"""How far a class is ahead of another one.
+
+    $f(x) = z_c(x) - z_{c'}(x)$, with $c'$ the best other class of $x$ unless given.
+
+    Args:
+        model: From a batch `(b, …)` to logits `(b, m)`.
+        label: The class $c$, in 0 … m − 1.
+        versus: The class $c'$; None for $\max_{j \ne c} z_j$.
+
+    Raises:
+        ValueError: As `logit`.
+
+    Example:
+        >>> margin(lambda x: x, 0)(jnp.array([3.0, 1.0, 2.0])).item()
+        1.0
+
+    Reference:
+        Serrurier et al. 2021, Achieving robustness in classification using optimal transport, arXiv:2006.06520.
+    """
+    return _score(_margin_to_best, model, label) if versus is None else _score(_margin, model, label, versus)
+
+
+def neuron(features: Model, index: Any) -> Score:
+    r"""One unit of an activation, or the mean of one channel over all positions.
+
+    $f(x) = a_i(x)$ for a full index, $f(x) = \frac1{|P|} \sum_{p \in P} a_{p,i}(x)$ for a channel.
+
+    Args:
+        features: From a batch `(b, …)` to activations `(b, …, d)`.
+        index: The channel (an integer), or a tuple with one integer per axis of the activations of one input.
+
+    Raises:
+        ValueError: When the score is evaluated, if the index does not fit the activations.
+
+    Example:
+        >>> act = lambda x: x  # activations are the input itself
+        >>> x = jnp.arange(8.0).reshape(2, 2, 2)
+        >>> neuron(act, 1)(x).item(), neuron(act, (0, 1, 1))(x).item()
+        (4.0, 3.0)
+
+    Reference:
+        Olah et al. 2017, Feature visualization, Distill.
+    """
+    return _score(_neuron, features, index)
+
+
+def direction(features: Model, vector: Float[Any, " d"]) -> Score:
+    r"""The mean activation along a direction of feature space.
+
+    $f(x) = \frac1{|P|} \sum_{p \in P} \langle a_p(x), v \rangle$
+
+    Args:
+        features: From a batch `(b, …)` to activations `(b, …, d)`.
+        vector: The direction $v$, used as it is (not normalised).
+
+    Raises:
+        ValueError: When the score is evaluated, if the last axis of the activations is not as long as the vector.
+
+    Example:
+        >>> direction(lambda x: x, jnp.array([1.0, -1.0]))(jnp.ones((2, 2, 2))).item()
+        0.0
+
+    Reference:
+        Kim et al. 2018, Testing with concept activation vectors, arXiv:1711.11279.
+    """
+    return _score(_direction, features, vector)
+
+
+def as_pytree(fn: Any) -> Any:
+    """A callable as a pytree, so that it crosses `jax.jit` with its arrays traced.
+
+    A module is one already; a method becomes a `Partial` that carries its module; a function becomes static code.
+
+    Args:
+        fn: A module, a method of one, a `Partial`, or a plain function.
+
+    Raises:
+        TypeError: If it cannot be called.
+
+    Example:
+        >>> jax.tree.leaves(as_pytree(jnp.sin)), jax.tree.leaves(as_pytree(Partial(jnp.add, 1)))
+        ([], [1])
+
+    Reference:
+        The JAX authors 2018, JAX: composable transformations of Python and NumPy programs.
+    """
+    if not callable(fn):
+        raise TypeError(f"expected a model, a function from a batch to rows of numbers, got {type(fn).__name__}")
+    if not _is_leaf(fn):
+        return fn
+    owner = getattr(fn, "__self__", None)
+    return Partial(fn) if _is_leaf(owner) or owner is None else Partial(fn.__func__, owner)
+
+
+def _is_leaf(tree: Any) -> bool:
+    return jax.tree.structure(tree) == jax.tree.structure(0)
+
+
+def _score(evaluate: Any, model: Any, *asked: Any) -> Score:
+    return Partial(evaluate, as_pytree(model), *asked)
+
+
+def _row(model: Model, x: Array) -> Float[Array, " m"]:
+    """The model's numbers for one input."""
+    out = model(x[None])
+    if out.ndim != 2 or out.shape[0] != 1:
+        raise ValueError(
+            f"the model returned shape {out.shape} for a batch of one input of shape {x.shape}, expected (1, classes); "
+            "explain one input at a time and map batches with jax.vmap"
+        )
+    return out[0]
+
+
+def _entry(row: Float[Array, " m"], label: Any) -> Scalar:
+    """`row[label]`: an error or NaN outside the classes, where JAX alone would silently take the nearest one."""
+    if not isinstance(label, jax.core.Tracer) and not 0 <= int(label) < row.shape[0]:
+        raise ValueError(
+            f"label {int(label)} is outside the {row.shape[0]} classes 0 … {row.shape[0] - 1} of the model"
+        )
+    return row.at[label].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
+
+def _logit(model: Model, label: Any, x: Array) -> Scalar:
+    return _entry(_row(model, x), label)
+
+
+def _log_prob(model: Model, label: Any, x: Array) -> Scalar:
+    return _entry(jax.nn.log_softmax(_row(model, x)), label)
+
+
+def _probability(model: Model, label: Any, x: Array) -> Scalar:
+    return _entry(jax.nn.softmax(_row(model, x)), label)
+
+
+def _margin(model: Model, label: Any, versus: Any, x: Array) -> Scalar:
+    row = _row(model, x)
+    return _entry(row, label) - _entry(row, versus)
+
+
+def _margin_to_best(model: Model, label: Any, x: Array) -> Scalar:
+    row = _row(model, x)
+    return _entry(row, label) - jnp.where(jnp.arange(row.shape[0]) == label, -jnp.inf, row).max()
+
+
+def _neuron(features: Model, index: Any, x: Array) -> Scalar:
+    acts = features(x[None])[0]
+    if not isinstance(index, tuple):
+        return jax.vmap(_entry, (0, None))(acts.reshape(-1, acts.shape[-1]), index).mean()
+    if len(index) != acts.ndim:
+        raise ValueError(f"neuron index {index} has {len(index)} entries for activations of shape {acts.shape}")
+    return acts[index]
+
+
+def _direction(features: Model, vector: Array, x: Array) -> Scalar:
+    acts = features(x[None])[0]
+    if acts.shape[-1] != vector.shape[0]:
+        raise ValueError(f"direction has {vector.shape[0]} entries for activations of shape {acts.shape}")
+    return (acts @ vector).reshape(-1).mean()

@@ -1,0 +1,87 @@
+"""THE list of methods. A method joins with one line here; `test_laws.py` then holds it to every law.
+
+`options` make it cheap on an 8 × 8 image; `linear(w, x)` is its map of the score `sum(w * x)`, known in closed form, to
+within `atol` (the statistical error where the method samples); `complete`: the map sums to f(x) - f(0);
+`samples`: the option that says how many samples are drawn.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from sparks_jax import attribution, images
+
+
+class Method(NamedTuple):
+    name: str
+    fn: Callable[..., Any]
+    family: str  # "score": fn(f, x, …); "halves": fn(features, head, x, …)
+    needs_key: bool
+    options: dict[str, Any]
+    linear: Callable[[Any, Any], Any]
+    atol: float = 1e-6
+    samples: str | None = None
+    complete: bool = False
+
+
+def _patches(w, x):
+    """Contribution of each 4 × 4 patch of an 8 × 8 image."""
+    cells = (w * x).sum(-1).reshape(2, 4, 2, 4).sum((1, 3))
+    return np.kron(cells, np.ones((4, 4)))
+
+
+def _shares(w, x):
+    """Share of each of the 4 × 4 cells of an 8 × 8 image in the variance of a linear score of uniform masks."""
+    cells = (w * x).sum(-1).reshape(4, 2, 4, 2).sum((1, 3))
+    return np.kron(cells**2 / (cells**2).sum(), np.ones((2, 2)))
+
+
+def _constant(w, x):
+    """What every mask at keep = 1 shows: the whole image."""
+    return jnp.full(x.shape[:2], (w * x).sum())
+
+
+METHODS = [
+    Method("gradient", attribution.gradient, "score", False, {}, lambda w, x: w),
+    Method("saliency", attribution.saliency, "score", False, {}, lambda w, x: abs(w)),
+    Method("gradient_input", attribution.gradient_input, "score", False, {}, lambda w, x: w * x),
+    Method(
+        "integrated_gradients", attribution.integrated_gradients, "score", False, dict(num_steps=8),
+        lambda w, x: w * x, samples="num_steps", complete=True,
+    ),
+    Method(
+        "smoothgrad", attribution.smoothgrad, "score", True, dict(num_samples=8), lambda w, x: w, samples="num_samples"
+    ),
+    Method(
+        "squaregrad", attribution.squaregrad, "score", True, dict(num_samples=8), lambda w, x: w**2, 1e-5, "num_samples"
+    ),
+    Method(
+        "vargrad", attribution.vargrad, "score", True, dict(num_samples=8), lambda w, x: 0 * w, samples="num_samples"
+    ),
+    Method("occlusion", attribution.occlusion, "score", False, dict(patch=4, stride=4), _patches, 1e-5),
+    Method(
+        "rise", attribution.rise, "score", True, dict(num_masks=32, grid=4), _constant, 1e-4, "num_masks"
+    ),
+    # 512 rows: the standard error of a share of a linear score is below 2 S / sqrt(512) < 0.09 S, and S < 0.4.
+    Method(
+        "sobol", attribution.sobol, "score", True, dict(grid=4, num_designs=8, resize=images.nearest), _shares, 0.036,
+        "num_designs",
+    ),
+    Method(
+        "grad_cam", attribution.grad_cam, "halves", False, {},
+        lambda w, x: np.maximum(0, np.einsum("hwc,c->hw", x, w.mean((0, 1)))),
+    ),
+]  # fmt: skip
+
+# Options under which the linear closed form holds.
+LINEAR_OPTIONS = {"rise": dict(keep=1.0), "sobol": dict(num_designs=512)}
+
+
+def call(method: Method, f_or_halves: Any, x: Any, key: Any, **more: Any) -> Any:
+    """The map of one image, whatever the family."""
+    given = f_or_halves if isinstance(f_or_halves, tuple) else (f_or_halves,)
+    options = {**method.options, **more} | ({"key": key} if method.needs_key else {})
+    return partial(method.fn, **options)(*given, x)
