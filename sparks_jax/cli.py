@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0; 1 if something could not be explained; 2 for a mistake in the arguments; 130 if interrupted.
     """
-    options = _parser().parse_args(arguments)
+    options = _parse(arguments)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: _say(f"note: {message}")
@@ -56,6 +56,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _say(sentence: str) -> None:
     print(f"sparks: {sentence}", file=sys.stderr)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse, with pictures allowed before, between and after the options."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if unknown := [word for word in rest if word.startswith("-") or options.command is not _explain]:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if rest:
+        options.images += rest
+    return options
 
 
 # --- sparks explain ---------------------------------------------------------------------------------------

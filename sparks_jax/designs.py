@@ -139,7 +139,7 @@ def _check(num_points: int, dim: int) -> None:
         raise ValueError(f"a design got num_points={num_points} and dim={dim}, expected {bounds}")
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=4)
 def _sobol_cells(num_points: int, dim: int) -> Int[np.ndarray, "n d"]:
     """Raw Sobol' points as integers: `num_points` times the points of `scipy.stats.qmc.Sobol`."""
     from scipy.stats import qmc  # slow to import: only here, when a program is traced

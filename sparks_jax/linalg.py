@@ -1,7 +1,6 @@
 """Dense linear algebra for kernels and codes: orthogonalisation, operator norms, non-negative least squares.
 
-Everything here is plain matrix products, at `precision="highest"` because certificates rest on it, and is
-batched by `jax.vmap`.
+Matrix products are at `precision="highest"`, because certificates rest on them. Batch with `jax.vmap`.
 """
 
 import functools
@@ -12,20 +11,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Inexact, PRNGKeyArray
 
 _dot = functools.partial(jnp.matmul, precision="highest")
 
 
-def gram_bound(kernel: Float[Array, "m n"], *, steps: int = 6) -> Float[Array, ""]:
+def gram_bound(kernel: Inexact[Array, "m n"], *, steps: int = 6) -> Float[Array, ""]:
     r"""An upper bound of the largest singular value, whatever the number of steps, by Gram iteration.
 
-    $\sigma_1(K) \le \|G_t\|_F^{2^{-t}}$ with $G_0 = K$, $G_{t+1} = G_t^\top G_t$
+    $\sigma_1(K) \le \|G_t\|_F^{2^{-t}}$ with $G_0 = K$, $G_{t+1} = G_t^* G_t$
 
-    The bound is the Schatten norm of order $2^{t+1}$: it exceeds $\sigma_1$ by a factor of at most $\min(m,
-    n)^{2^{-t-1}}$, 1.05 at 6 steps for 512 by 512, and decreases with every step. Each $G_t$ is divided by
-    its norm, so nothing overflows, and the result is raised by $\max(m, n)$ units of rounding, so that the
-    arithmetic does not undo the inequality. Differentiable.
+    This is the Schatten norm of order $2^{t+1}$: it decreases with every step and exceeds $\sigma_1$ by a
+    factor of at most $\min(m, n)^{2^{-t-1}}$, 1.05 at 6 steps for 512 by 512. Each $G_t$ is divided by its
+    norm, so that nothing overflows, and the result is raised by $\max(m, n)$ units of rounding, so that the
+    arithmetic does not undo the inequality. Differentiable; complex kernels (frequencies) are welcome.
 
     Example:
         >>> gram_bound(jnp.diag(jnp.array([4.0, 3.0])), steps=0).round(4).item()  # the Frobenius norm
@@ -43,8 +42,8 @@ def gram_bound(kernel: Float[Array, "m n"], *, steps: int = 6) -> Float[Array, "
     gram = gram if kernel.shape[0] >= kernel.shape[1] else gram.T
     bound = scale * (1 + max(kernel.shape) * jnp.finfo(kernel.dtype).eps)
     for step in range(steps + 1):
-        gram = _dot(gram.T, gram) if step else gram
-        norm = jnp.sqrt(jnp.sum(gram**2))
+        gram = _dot(gram.conj().T, gram) if step else gram
+        norm = jnp.sqrt(jnp.sum((gram * gram.conj()).real))
         bound = bound * norm**0.5**step
         gram = gram / norm
     return bound
@@ -74,7 +73,7 @@ def power_iteration(
     Example:
         >>> matrix = jnp.array([[3.0, 0.0], [4.0, 5.0]])
         >>> sigma = power_iteration(lambda v: matrix @ v, jnp.zeros(2), key=jax.random.key(0))
-        >>> (sigma**2).round(3).item()
+        >>> (sigma**2).round().item()
         45.0
 
     Reference:
@@ -97,11 +96,12 @@ def bjorck(kernel: Float[Array, "m n"], *, steps: int = 15, order: int = 1) -> F
 
     $W \leftarrow W \sum_{k=0}^p \binom{2k}{k} 4^{-k} (I - W^\top W)^k$
 
-    This is a Taylor series of $W (W^\top W)^{-1/2}$; at order 1 it reads $W \leftarrow \frac32 W - \frac12 W
-    W^\top W$. The start is scaled by `gram_bound`, so that all singular values lie in $[0, 1]$, where each
-    step raises them towards one and never beyond: stopping early costs orthogonality, not the Lipschitz
-    constant 1. A singular value grows by 1.5 a step (order 1) until it nears one and then converges
-    quadratically; relative to the largest, 0.1 takes 10 steps to $10^{-6}$, 0.01 takes 15, 0.001 takes 21.
+    The factor is a Taylor series of $(W^\top W)^{-1/2}$; at order 1 the step is
+    $\frac32 W - \frac12 W W^\top W$. The start is divided by `gram_bound`, so that all singular values lie in
+    $[0, 1]$, where each step raises them towards one and never beyond: stopping early costs orthogonality, not
+    the Lipschitz constant 1. At order 1 a singular value grows by 1.5 a step until it nears one and then
+    converges quadratically; relative to the largest, 0.1 takes 10 steps to $10^{-6}$, 0.01 takes 15, 0.001
+    takes 21.
 
     Args:
         kernel: Any matrix of full rank.
@@ -195,15 +195,18 @@ def nnls(a: Float[Array, "m k"], b: Float[Array, " m"], *, steps: int = 100) -> 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _nnls(steps: int, a: Array, b: Array) -> Array:
     size = a.shape[1]
+    # The same minimiser in k rows instead of m: ||A x - b||^2 = ||R x - Q'b||^2 + constant.
+    q, r = jnp.linalg.qr(a)
+    c = _dot(q.T, b)
     # Rounding in the gradient of the objective, for each column.
-    noise = 10 * jnp.finfo(a.dtype).eps * jnp.linalg.norm(b) * jnp.linalg.norm(a, axis=0)
+    noise = 10 * jnp.finfo(a.dtype).eps * jnp.linalg.norm(b) * jnp.linalg.norm(r, axis=0)
 
     def solve(passive: Array) -> Array:
-        return _solve_on(passive, a, b, jnp.zeros(size, a.dtype))
+        return _solve_on(passive, r, c, jnp.zeros(size, a.dtype))
 
     def wrong_signs(passive: Array) -> Array:
         x = solve(passive)
-        return jnp.where(passive, x < 0, _dot(a.T, b - _dot(a, x)) > noise)
+        return jnp.where(passive, x < 0, _dot(r.T, c - _dot(r, x)) > noise)
 
     def unfinished(state: Any) -> Array:
         step, _, wrong, _, _ = state

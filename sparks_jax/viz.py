@@ -6,15 +6,13 @@ map is the name of one of matplotlib's, or an array `(n 3)` of colours.
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Real
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
+Axes = Any  # matplotlib.axes.Axes, and
+Figure = Any  # matplotlib.figure.Figure: matplotlib is imported inside functions only
 Map = Real[Any, "y x"]  # letters of its own: `overlay` says in words that the sizes differ
 Pixels = Real[Any, "h w c"]
 RGB = Float[np.ndarray, "h w 3"]
@@ -206,7 +204,7 @@ def _grey(pixels: RGB) -> RGB:
 # --- RGB -> Axes ------------------------------------------------------------------------------------------
 
 
-def show(ax: "Axes", image: Pixels, a: Map | None = None, *, title: str = "", **options: Any) -> "Axes":
+def show(ax: Axes, image: Pixels, a: Map | None = None, *, title: str = "", **options: Any) -> Axes:
     """Draw an image, or a map over it, without ticks.
 
     Args:
@@ -230,7 +228,7 @@ def show(ax: "Axes", image: Pixels, a: Map | None = None, *, title: str = "", **
     return ax
 
 
-def plot_curves(ax: "Axes", curves: Mapping[str, Any], *, title: str = "") -> "Axes":
+def plot_curves(ax: Axes, curves: Mapping[str, Any], *, title: str = "") -> Axes:
     """Draw deletion or insertion curves, with each area in the legend.
 
     Args:
@@ -263,7 +261,7 @@ def grid(
     titles: Sequence[str] = (),
     *,
     side: float = 2.2,
-) -> "Figure":
+) -> Figure:
     """A figure with one row per image: the image, then each method's map over it.
 
     Args:

@@ -90,7 +90,7 @@ def test_new_weights_and_models_built_alike_do_not_recompile():
         return model(images)
 
     for seed in (0, 1):
-        run(resnet18(10, rngs=nnx.Rngs(seed)), photographs())
+        run(resnet_from_state_dict(random_state(18, num_classes=10, seed=seed)), photographs())
     assert len(traces) == 1
 
 

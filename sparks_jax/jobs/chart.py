@@ -8,8 +8,8 @@ import numpy as np
 
 from sparks_jax.metrics import Curve
 
-WIDTH, HEIGHT = 460, 270
-LEFT, RIGHT, TOP, BOTTOM = 44, 12, 30, 46  # margins around the plot
+WIDTH, HEIGHT = 460.0, 270.0
+LEFT, RIGHT, TOP, BOTTOM = 44.0, 20.0, 30.0, 46.0  # margins around the plot
 COLOURS = 8  # --c0 … --c7 of report.css
 # A curve is not known by its colour alone.
 DASHES = ("", "7 4", "2 4", "10 3 2 3", "14 4", "5 3 1 3", "1 5", "12 3 3 3 3 3")
@@ -31,8 +31,8 @@ def chart(title: str, axis: str, titles: Mapping[str, str], curves: Mapping[str,
         for place, curve in enumerate(curves.values())
     )
     return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(f"{title}: {areas}")}">'
-        f"{_text(LEFT, 14, f'{title}: probability of the class', 'start')}{_rules(ticks)}{lines}"
+        f'<svg viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-label="{html.escape(f"{title}: {areas}")}">'
+        f"{_text(LEFT, 14.0, f'{title}: probability of the class', 'start')}{_rules(ticks)}{lines}"
         f"{_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, axis, 'middle')}</svg>"
     )
 
@@ -69,11 +69,11 @@ def _path(curve: Curve, top: float) -> str:
 def _rules(ticks: Iterable[float]) -> str:
     *_, top = ticks = list(ticks)
     across = "".join(
-        f'<path class="rule" d="M{LEFT} {_y(v, top):.1f}H{WIDTH - RIGHT}"/>'
+        f'<path class="rule" d="M{LEFT:g} {_y(v, top):.1f}H{WIDTH - RIGHT:g}"/>'
         f"{_text(LEFT - 8, _y(v, top) + 4, f'{v:g}', 'end')}"
         for v in ticks
     )
-    shares = (0, 0.25, 0.5, 0.75, 1)
+    shares = (0.0, 0.25, 0.5, 0.75, 1.0)
     return across + "".join(_text(_x(t), HEIGHT - BOTTOM + 18, f"{t:.0%}", "middle") for t in shares)
 
 

@@ -2,7 +2,10 @@
 
 import difflib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
 
 from sparks_jax import attribution, images
 from sparks_jax.jobs.explain import ScoreMaker
@@ -30,7 +33,7 @@ class Method(NamedTuple):
     cost: int
     gradients: bool = False
     signed: str = ""
-    channels: str = "l2"
+    channels: Literal["l2", "max", "sum"] = "l2"
     score: ScoreMaker = logit
     smoke: dict[str, Any] = {}
 
@@ -129,7 +132,7 @@ def choose(names: Sequence[str]) -> dict[str, Method]:
     """The methods of these names, in this order.
 
     Raises:
-        ValueError: For a name that is not one, with the nearest names.
+        ValueError: For a name that is not one, with the nearest names, or without names.
 
     Example:
         >>> list(choose(["rise", "sobol"]))
@@ -138,6 +141,8 @@ def choose(names: Sequence[str]) -> dict[str, Method]:
         Traceback (most recent call last):
         ValueError: there is no method 'sobel'; did you mean sobol? `sparks methods` lists them all
     """
+    if not names:
+        raise ValueError(f"--methods names no method, expected at least one of {', '.join(METHODS)}")
     for name in names:
         if name not in METHODS:
             raise ValueError(f"there is no method {name!r}{nearest(name, METHODS)} `sparks methods` lists them all")
@@ -155,17 +160,17 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(close)}?" if close else ";"
 
 
-def importance(method: Method, raw: Any) -> Any:
-    """The importance of each pixel `(h w)`: what the picture shows and what deletion and insertion order by.
+def importance(method: Method, raw: np.ndarray) -> np.ndarray:
+    """The importance of each pixel `(h w)`: what the page shows, and what deletion and insertion order by.
 
     Example:
         >>> importance(METHODS["smoothgrad"], np.array([[[3.0, 0.0, -4.0]]])).tolist()
         [[5.0]]
     """
-    return raw if raw.ndim == 2 else images.heatmap(raw, method.channels)  # pyright: ignore[reportArgumentType]
+    return raw if raw.ndim == 2 else np.asarray(images.heatmap(jnp.asarray(raw), method.channels))
 
 
-def contributions(method: Method, raw: Any) -> Any | None:
+def contributions(method: Method, raw: np.ndarray) -> np.ndarray | None:
     """The signed map `(h w)` of a method that has one: the sum over channels.
 
     Example:
@@ -174,4 +179,4 @@ def contributions(method: Method, raw: Any) -> Any | None:
     """
     if not method.signed:
         return None
-    return raw if raw.ndim == 2 else images.heatmap(raw, "sum")
+    return raw if raw.ndim == 2 else raw.sum(-1)

@@ -74,7 +74,13 @@ def _bundled(name: str, weights: str | None) -> Network:
 
 
 def _resnet(name: str, weights: str | None) -> Network:
-    raise NotImplementedError
+    from sparks_jax.models.normalize import Normalized
+    from sparks_jax.models.weights import load_resnet
+
+    if weights is None:
+        raise ValueError(f"{name} needs --weights FILE: a torchvision or timm file (.pth, .safetensors)")
+    model = load_resnet(weights, depth=RESNETS[name])
+    return Network(name, Normalized(model), (), 224, f"Weights from {weights}.")
 
 
 def _own(spec: str, weights: str | None) -> Network:
@@ -121,10 +127,8 @@ def _module_at(path: Path) -> Any:
 def _class_names(file: str | None, network: Network) -> tuple[str, ...]:
     """One name per output of the network: from the file, its own, or numbers."""
     num_classes = _count_classes(network)
-    if file is None:
-        names = network.classes or tuple(f"class {i}" for i in range(num_classes))
-    else:
-        names = tuple(_lines(file))
+    numbers = tuple(f"class {i}" for i in range(num_classes))
+    names = tuple(_lines(file)) if file is not None else network.classes or numbers
     if len(names) != num_classes:
         raise ValueError(
             f"{file or network.name} names {len(names)} classes but the network returns {num_classes}; "

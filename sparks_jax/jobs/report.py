@@ -220,8 +220,8 @@ def _measured(run: Summary, result: Result) -> str:
 fall early. Insertion: pixels return to a blurred picture; a faithful map makes it rise early. The numbers are the
 areas under the curves.</p>
 <div class="curves">{chart("Deletion", "pixels removed", titles, curves["deletion"], ticks)}
-{chart("Insertion", "pixels put back", titles, curves["insertion"], ticks)}</div>
-{_table(titles, areas, {})}</div>"""
+{chart("Insertion", "pixels put back", titles, curves["insertion"], ticks)}
+{_table(titles, areas, {})}</div></div>"""
 
 
 def _table(

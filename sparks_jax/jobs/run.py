@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 
 import flax
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import PRNGKeyArray
 
 import sparks_jax
 from sparks_jax import images, metrics, viz
@@ -25,6 +27,7 @@ from sparks_jax.jobs.network import Network, find_label, load_network
 from sparks_jax.jobs.pictures import Source, enlarge, find, read
 from sparks_jax.jobs.report import Panel, Result, Summary, page
 from sparks_jax.scores import as_pytree
+from sparks_jax.types import Heatmap, Image, Score
 
 Say = Callable[[str], None]
 Tick = Callable[[str, int], None]
@@ -92,13 +95,14 @@ def run(settings: Settings, *, say: Say, started: float | None = None) -> int:
     outputs.check(settings.out, force=settings.force)
     network = load_network(settings.model, weights=settings.weights, classes=settings.classes, size=settings.size)
     labels = _labels(settings.labels, network, len(sources))
-    outputs.clear(settings.out)
     summary = _begin(settings, network, methods, len(sources))
     files: list[str] = []
     try:
         with _progress(len(sources) * len(methods), settings.quiet) as tick:
             for block in _blocks(list(zip(sources, labels, strict=True))):
                 results = _explain_block(summary, block, settings, tick)
+                if results and not summary.results:
+                    outputs.clear(settings.out)
                 files += _write_pictures(settings.out, results)
                 summary.results.extend(results)
     except BaseException:
@@ -187,18 +191,23 @@ def _predict(summary: Summary, source: Source, label: int | None) -> Result | No
     """A result without maps yet, or None and an error in the summary."""
     try:
         picture = read(source, summary.network.size)
-        probabilities = np.asarray(_probabilities(as_pytree(summary.network.model), picture.seen[None])[0])
-        if not np.isfinite(probabilities).all():
+        logits = np.asarray(_logits(as_pytree(summary.network.model), picture.seen[None])[0], np.float32)
+        if not np.isfinite(logits).all():
             raise ValueError("the network's output for it is not finite")
     except (OSError, ValueError) as error:
         summary.errors[source.title] = str(error)
         return None
-    return Result(picture, int(probabilities.argmax()) if label is None else label, probabilities, {})
+    return Result(picture, int(logits.argmax()) if label is None else label, _softmax(logits), {})
 
 
 @jax.jit
-def _probabilities(model: Any, batch: Any) -> Any:
-    return jax.nn.softmax(model(batch).astype(float))
+def _logits(model: Any, batch: Any) -> Any:
+    return model(batch)
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    odds = np.exp(logits - logits.max())
+    return odds / odds.sum()
 
 
 def _panels(summary: Summary, name: str, results: list[Result], settings: Settings) -> list[Panel]:
@@ -214,17 +223,39 @@ def _panels(summary: Summary, name: str, results: list[Result], settings: Settin
     summary.seconds[name] += time.perf_counter() - start
     if name not in summary.forwards:
         summary.forwards[name] = count_evaluations(method.call, batch.shape[1:], **options)
-    heat = np.stack([np.asarray(importance(method, one)) for one in raw])
-    deletion = measure(metrics.deletion, model, batch, labels, heat, **common, **curves)
-    insertion = measure(metrics.insertion, model, batch, labels, heat, **common, **curves, baseline=images.blur)
+    heat = np.stack([importance(method, one) for one in raw])
+    walks = measure(deletion_and_insertion, model, batch, labels, heat, **common, **curves)
     return [
-        Panel(raw[i], heat[i], contributions(method, raw[i]), _one(deletion, i), _one(insertion, i))
+        Panel(raw[i], heat[i], contributions(method, raw[i]), *(_at(walks, i, walk) for walk in (0, 1)))
         for i in range(len(results))
     ]
 
 
-def _one(curves: metrics.Curve, i: int) -> metrics.Curve:
-    return jax.tree.map(lambda field: field[i], curves)
+def deletion_and_insertion(
+    f: Score, x: Image, heatmap: Heatmap, *, key: PRNGKeyArray, steps: int = 32, chunk: int = 16
+) -> metrics.Curve:
+    """Deletion to black and insertion into a blurred picture, in one program: half as much to compile.
+
+    Both walk from one image to another in the order of the map: deleting the picture is inserting black into it.
+
+    Returns:
+        The two curves, stacked.
+
+    Example:
+        >>> x, heatmap = jnp.ones((2, 2, 1)), jnp.array([[4.0, 3.0], [2.0, 1.0]])
+        >>> f = lambda x: (heatmap[..., None] * x).sum()
+        >>> deletion_and_insertion(f, x, heatmap, key=jax.random.key(0), steps=4).scores[0].tolist()
+        [10.0, 6.0, 3.0, 1.0, 0.0]
+    """
+
+    def walk(start: Image, end: Image) -> metrics.Curve:
+        return metrics.insertion(f, end, heatmap, key=key, steps=steps, baseline=start, chunk=chunk)
+
+    return jax.vmap(walk)(jnp.stack([x, images.blur(x)]), jnp.stack([jnp.zeros_like(x), x]))
+
+
+def _at(tree: Any, *index: int) -> Any:
+    return jax.tree.map(lambda field: field[index], tree)
 
 
 def _mesh() -> Mesh | None:

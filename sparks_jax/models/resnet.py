@@ -146,11 +146,24 @@ def _normalized(bn, x):
 
 
 def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b gh gw c"]:
-    """3x3 maximum at stride 2, one axis after the other: a quarter of the time on XLA:CPU."""
-    rows = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 1, 1), (1, 2, 1, 1), ((0, 0), (1, 1), (0, 0), (0, 0)))
-    return jax.lax.reduce_window(
-        rows, -jnp.inf, jax.lax.max, (1, 1, 3, 1), (1, 1, 2, 1), ((0, 0), (0, 0), (1, 1), (0, 0))
-    )
+    """3x3 maximum at stride 2, with -inf around the input.
+
+    Example:
+        >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0].tolist()
+        [[5.0, 7.0], [13.0, 15.0]]
+    """
+    return _max_of_three(_max_of_three(x, axis=2), axis=1)
+
+
+def _max_of_three(x, axis):
+    # max(x[2i - 1], x[2i], x[2i + 1]), as shifted slices: on XLA:CPU a third of the time of `reduce_window`
+    # forwards and a quarter backwards, columns first.
+    even, odd = (jax.lax.slice_in_dim(x, start, None, 2, axis) for start in (0, 1))
+    margin = [(0, 0)] * x.ndim
+    margin[axis] = (1, 1)
+    odd = jnp.pad(odd, margin, constant_values=-jnp.inf)
+    before, after = (jax.lax.slice_in_dim(odd, i, i + even.shape[axis], 1, axis) for i in (0, 1))
+    return jnp.maximum(even, jnp.maximum(before, after))
 
 
 def _check(stage):

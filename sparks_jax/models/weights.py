@@ -243,14 +243,13 @@ def check_keys(name: str, expected: Mapping[str, tuple[int, ...]], given: Mappin
         Traceback (most recent call last):
         ValueError: the weights do not fit net: 1 missing (b ()); 1 misshapen (w (3,) instead of (2,))
     """
-    both = expected.keys() & given.keys()
     faults = {
         "missing": [f"{key} {shape}" for key, shape in expected.items() if key not in given],
         "unexpected": [f"{key} {array.shape}" for key, array in given.items() if key not in expected],
         "misshapen": [
             f"{key} {given[key].shape} instead of {shape}"
             for key, shape in expected.items()
-            if key in both and given[key].shape != tuple(shape)
+            if key in given and given[key].shape != tuple(shape)
         ],
     }
     if any(faults.values()):
@@ -272,6 +271,7 @@ TORCH_NAMES = {
     "mean": "running_mean",
     "var": "running_var",
 }
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 WRAPPERS = ("module.", "model.", "_orig_mod.")  # put before keys by DataParallel, Lightning, torch.compile
 
 
@@ -291,16 +291,16 @@ def load_resnet(source: str | Path, *, depth: int | None = None, dtype: DTypeLik
 
 
 def resnet_from_state_dict(
-    state: Mapping[str, np.ndarray], *, depth: int | None = None, dtype: DTypeLike | None = None
+    state: Mapping[str, Any], *, depth: int | None = None, dtype: DTypeLike | None = None
 ) -> ResNet:
-    """A ResNet with these weights, named and laid out as in torchvision and timm.
+    """A ResNet with these weights (numpy or torch), named and laid out as in torchvision and timm.
 
     Prefixes such as `module.` are taken off; `num_batches_tracked` is ignored.
 
     Raises:
         ValueError: If the keys and shapes are not those of the network; the message lists them.
     """
-    state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    state = {key: np.asarray(state[key]) for key in state if not key.endswith("num_batches_tracked")}
     for prefix in WRAPPERS:
         if all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
@@ -314,7 +314,14 @@ def resnet_from_state_dict(
 
 
 def torch_layout(model: ResNet) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """For each attribute path of a ResNet, its key and shape in a torchvision or timm state dict."""
+    """For each attribute path of a ResNet, its key and shape in a torchvision or timm state dict.
+
+    Example:
+        >>> from flax import nnx
+        >>> model = jax.eval_shape(lambda: ResNet(18, rngs=nnx.Rngs(0)))
+        >>> torch_layout(model)["stages.1.0.shortcut.conv.kernel"]
+        ('layer2.0.downsample.0.weight', (128, 64, 1, 1))
+    """
     return {path: (_torch_key(path), _torch_shape(path, leaf.shape)) for path, leaf in leaves(model).items()}
 
 
@@ -359,12 +366,7 @@ def find_weights(source: str | Path) -> Path:
     name = re.sub(r"^hf[-_]hub:", "", str(source))
     if Path(source).is_file():
         return Path(source)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or Path(name).suffix in (
-        ".pth",
-        ".pt",
-        ".bin",
-        ".safetensors",
-    ):
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.endswith(SUFFIXES):
         raise FileNotFoundError(f"no weights file at {source}; give a path or a hub name such as owner/model")
     remedy = "download its model.safetensors and give the path to that file"
     try:

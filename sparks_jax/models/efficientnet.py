@@ -1,0 +1,128 @@
+"""EfficientNet-Lite0: the EfficientNet for integer accelerators, without squeeze-and-excitation, ReLU6 for swish.
+
+`head(features(x, s), s) == model(x)` for each stage `s`. A model is a pytree: it crosses `jax.jit`, `jax.vmap` and
+`jax.grad` as an argument, and new weights do not recompile. Batch normalisation uses its running statistics;
+`nnx.view(model, use_running_average=False)` is the same network in training, without the paper's dropout.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from sparks_jax.models.conv import Conv, PointwiseConv
+from sparks_jax.models.depthwise import DepthwiseConv
+
+# Filter size, stride of the first block, expansion, features, blocks: Tan & Le (2019), table 1.
+STAGES = (
+    (3, 1, 1, 16, 1),
+    (3, 2, 6, 24, 2),
+    (5, 2, 6, 40, 2),
+    (3, 2, 6, 80, 3),
+    (5, 1, 6, 112, 3),
+    (5, 2, 6, 192, 4),
+    (3, 1, 6, 320, 1),
+)
+LAST = len(STAGES) + 1  # the 1x1 convolution to 1280 channels
+
+
+class EfficientNetLite0(nnx.Module):
+    r"""A stem, seven stages of inverted bottlenecks, a 1x1 convolution, mean, linear map.
+
+    It takes RGB in [0, 1] and begins with $x \mapsto (255 x - 127) / 128$. The computation is in the type of its
+    input, the parameters are float32.
+
+    Reference:
+        Tan & Le 2019, EfficientNet, arXiv:1905.11946.
+    """
+
+    def __init__(self, num_classes: int = 1000, *, rngs: nnx.Rngs):
+        """Draw the parameters."""
+        self.stem = Conv(3, 32, size=3, stride=2, padding="SAME", rngs=rngs)
+        self.stem_bn = _batch_norm(32, rngs)
+        self.stages, channels = nnx.List(), 32
+        for size, stride, expansion, features, count in STAGES:
+            blocks = nnx.List()
+            for i in range(count):
+                step = stride if i == 0 else 1
+                blocks.append(InvertedBottleneck(channels, features, expansion, size=size, stride=step, rngs=rngs))
+                channels = features
+            self.stages.append(blocks)
+        self.top = PointwiseConv(channels, 1280, rngs=rngs)
+        self.top_bn = _batch_norm(1280, rngs)
+        self.classifier = nnx.Linear(1280, num_classes, rngs=rngs)
+
+    def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b m"]:
+        """Logits of a batch of images in [0, 1]."""
+        return self.head(self.features(images))
+
+    def features(self, images: Float[Array, "b h w 3"], stage: int = LAST) -> Float[Array, "b gh gw d"]:
+        """Activations after a stage: 0 the stem, 1 to 7 the stages, 8 the last grid, 1280 numbers from 0 to 6."""
+        _check(stage)
+        x = relu6(_normalized(self.stem_bn, self.stem((255 * images - 127) / 128)))
+        return self._between(0, stage, x)
+
+    def head(self, activations: Float[Array, "b gh gw d"], stage: int = LAST) -> Float[Array, "b m"]:
+        """Logits from the activations after a stage."""
+        _check(stage)
+        x = self._between(stage, LAST, activations)
+        return self.classifier(x.mean((1, 2)))
+
+    def _between(self, first, last, x):
+        for blocks in self.stages[first:last]:
+            for block in blocks:
+                x = block(x)
+        return relu6(_normalized(self.top_bn, self.top(x))) if first < last == LAST else x
+
+
+class InvertedBottleneck(nnx.Module):
+    """A 1x1 expansion, a depthwise convolution, a 1x1 projection, and a shortcut where the shape stays."""
+
+    def __init__(self, channels: int, features: int, expansion: int, *, size: int, stride: int, rngs: nnx.Rngs):
+        """Make a block from `channels` to `features`, `channels * expansion` wide."""
+        width = channels * expansion
+        self.expand = PointwiseConv(channels, width, rngs=rngs) if expansion > 1 else None
+        self.expand_bn = _batch_norm(width, rngs) if expansion > 1 else None
+        self.depthwise = DepthwiseConv(width, size=size, stride=stride, rngs=rngs)
+        self.depthwise_bn = _batch_norm(width, rngs)
+        self.project = PointwiseConv(width, features, rngs=rngs)
+        self.project_bn = _batch_norm(features, rngs)
+        self.shortcut = stride == 1 and channels == features
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b gh gw d"]:
+        """Apply the block."""
+        y = x if self.expand is None else relu6(_normalized(self.expand_bn, self.expand(x)))
+        y = relu6(_normalized(self.depthwise_bn, self.depthwise(y)))
+        y = _normalized(self.project_bn, self.project(y))
+        return x + y if self.shortcut else y
+
+
+@jax.custom_jvp
+def relu6(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    r"""$\min(\max(x, 0), 6)$, with derivative 0 at both corners.
+
+    Example:
+        >>> relu6(jnp.array([-1.0, 2.0, 7.0])).tolist()
+        [0.0, 2.0, 6.0]
+    """
+    return jnp.clip(x, 0, 6)
+
+
+# From the output, so that the input need not be kept for the way back.
+relu6.defjvps(lambda dx, y, x: jnp.where((y > 0) & (y < 6), dx, jnp.zeros_like(dx)))
+
+
+def _batch_norm(features, rngs):
+    return nnx.BatchNorm(features, use_running_average=True, momentum=0.99, epsilon=1e-3, rngs=rngs)
+
+
+def _normalized(bn, x):
+    return bn(x).astype(x.dtype)
+
+
+def _check(stage):
+    if not 0 <= stage <= LAST:
+        raise ValueError(f"stage is {stage}, expected 0 (the stem) to {LAST} (the last grid of activations)")
