@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from sparks_jax.types import Heatmap, Image
@@ -82,7 +83,7 @@ def check_image(x: Any, who: str) -> None:
         raise ValueError(f"{who}: x has shape {shape}, expected an image with at least one pixel")
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"{who}: x has dtype {dtype}, expected floating-point pixels, for example x / 255")
-    if not isinstance(x, jax.core.Tracer) and not np.isfinite(np.asarray(x)).all():
+    if not isinstance(x, Tracer) and not np.isfinite(np.asarray(x)).all():
         raise ValueError(f"{who}: x has NaN or infinite pixels, expected finite numbers")
 
 
@@ -92,7 +93,7 @@ def _check_heatmap(heatmap: Any, image_shape: tuple[int, ...], who: str) -> None
             f"{who}: heatmap has shape {jnp.shape(heatmap)} for an image {image_shape}, expected {image_shape[:2]}; "
             "reduce channels with images.heatmap, resize with images.bilinear"
         )
-    if not isinstance(heatmap, jax.core.Tracer) and np.isnan(np.asarray(heatmap)).any():
+    if not isinstance(heatmap, Tracer) and np.isnan(np.asarray(heatmap)).any():
         raise ValueError(f"{who}: heatmap has NaN values, expected numbers")
 
 

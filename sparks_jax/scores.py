@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
@@ -180,7 +181,8 @@ def as_pytree(fn: Any) -> Any:
     if not _is_leaf(fn):
         return fn
     owner = getattr(fn, "__self__", None)
-    return Partial(fn) if _is_leaf(owner) or owner is None else Partial(fn.__func__, owner)
+    is_method = owner is not None and not _is_leaf(owner) and hasattr(fn, "__func__")
+    return Partial(getattr(fn, "__func__"), owner) if is_method else Partial(fn)  # noqa: B009
 
 
 def _is_leaf(tree: Any) -> bool:
@@ -204,7 +206,7 @@ def _row(model: Model, x: Array) -> Float[Array, " m"]:
 
 def _entry(row: Float[Array, " m"], label: Any) -> Scalar:
     """`row[label]`: an error or NaN outside the classes, where JAX alone would silently take the nearest one."""
-    if not isinstance(label, jax.core.Tracer) and not 0 <= int(label) < row.shape[0]:
+    if not isinstance(label, Tracer) and not 0 <= int(label) < row.shape[0]:
         raise ValueError(
             f"label {int(label)} is outside the {row.shape[0]} classes 0 … {row.shape[0] - 1} of the model"
         )

@@ -156,8 +156,10 @@ def rgb(image: Pixels) -> RGB:
 
 @functools.cache
 def _named_table(name: str) -> np.ndarray:
-    from matplotlib import colormaps
-
+    try:
+        from matplotlib import colormaps
+    except ImportError:
+        raise ImportError("named colour maps need matplotlib: pip install 'sparks-jax[demo]'") from None
     return colormaps[name](np.linspace(0, 1, 256))[:, :3]
 
 

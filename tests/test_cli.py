@@ -320,7 +320,7 @@ OWN = "--model=tests.test_cli:"
         (["--model", "resnet19"], "did you mean resnet18"),
         (["--model", "resnet18"], "resnet18 needs --weights FILE"),
         (["--model", "resnet18", "--weights", "gone.pth"], "gone.pth"),
-        (["--model", "efficientnet_lite0", "--weights", "w.pth"], "brings its own"),
+        (["--model", "efficientnet_lite0", "--weights", "gone.pth"], "no weights file at gone.pth"),
         (["--model", "nowhere:make"], "No module named 'nowhere'"),
         (["--model", "gone.py:make"], "no file gone.py"),
         ([OWN + "tinny"], "did you mean tiny"),

@@ -103,8 +103,7 @@ def test_bjorck_moves_singular_values_as_the_scalar_iteration(steps):
     np.testing.assert_allclose(jnp.diag(result), expected, rtol=20 * EPS)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("order", [1, 3])
+@pytest.mark.parametrize(("shape", "order"), [((1, 7), 1), ((5, 5), 1), ((4, 27), 3), ((40, 12), 2)])
 def test_bjorck_is_the_polar_factor(shape, order):
     kernel = gaussian(*shape, seed=3)
     left, _, right = np.linalg.svd(kernel.astype(np.float64), full_matrices=False)
@@ -158,22 +157,21 @@ def problem(kind, rows, columns, seed):
     return bank, bank @ np.maximum(rng.normal(size=columns), 0) + 0.1 * rng.normal(size=rows)
 
 
-@pytest.mark.parametrize(("kind", "rows", "columns"), [("gaussian", 12, 5), ("planted", 60, 20), ("parallel", 60, 20)])
-def test_nnls_is_scipys(kind, rows, columns):
-    problems = [problem(kind, rows, columns, seed) for seed in range(20)]
+def test_nnls_is_scipys():
+    problems = [problem(kind, 60, 20, seed) for kind in ("gaussian", "planted", "parallel") for seed in range(20)]
     a, b = (np.stack(part) for part in zip(*problems, strict=True))
     expected = np.stack([scipy_nnls(*p)[0] for p in problems])
-    scale = np.abs(expected).max()
+    scale = np.abs(expected).max(axis=1)
     with jax.enable_x64(True):
         exact = np.asarray(jax.jit(jax.vmap(linalg.nnls))(jnp.asarray(a), jnp.asarray(b)))
-    assert np.abs(exact - expected).max() <= 1e-10 * scale
+    assert (np.abs(exact - expected).max(axis=1) <= 1e-10 * scale).all()
+    slack = np.einsum("nmk,nm->nk", a, np.einsum("nmk,nk->nm", a, exact) - b)
+    assert np.abs(np.minimum(exact, slack)).max() <= 1e-10 * np.abs(b).max() * 60  # Karush, Kuhn and Tucker
     single = jax.jit(jax.vmap(linalg.nnls))(jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32))
-    # Rounding the data alone moves x by cond(A)^2 eps times the residual.
-    condition = max(np.linalg.cond(m) for m in a)
-    assert np.abs(np.asarray(single) - expected).max() <= min(10 * condition**2 * EPS, 1e-2) * scale
-    gradient = np.einsum("nmk,nm->nk", a, np.einsum("nmk,nk->nm", a, exact) - b)
-    kkt = np.abs(np.minimum(exact, gradient))
-    assert kkt.max() <= 1e-10 * np.abs(b).max() * rows
+    # Rounding the data alone moves x by cond(A)^2 units of rounding times the residual.
+    tolerance = np.minimum(10 * np.linalg.cond(a) ** 2 * EPS, 1e-2)
+    assert (np.abs(np.asarray(single) - expected).max(axis=1) <= tolerance * scale).all()
+    assert np.median(tolerance) < 1e-4
 
 
 def test_nnls_closed_forms():
@@ -201,15 +199,16 @@ def test_nnls_derivatives_are_those_of_the_solution():
     with jax.enable_x64(True):
         solve = jax.jit(lambda a, b: jnp.dot(linalg.nnls(a, b), weights))
         a, b = jnp.asarray(a), jnp.asarray(b)
-        x = linalg.nnls(a, b)
+        x = jax.jit(linalg.nnls)(a, b)
         assert 0 < (x > 0).sum() < 5
-        grad_a, grad_b = jax.grad(solve, (0, 1))(a, b)
+        grad_a, grad_b = jax.jit(jax.grad(solve, (0, 1)))(a, b)
+        forward = jax.jit(lambda da, db: jax.jvp(solve, (a, b), (da, db))[1])
         for seed in range(3):
             da, db = gaussian(12, 5, seed=seed).astype(float), gaussian(12, seed=9 + seed).astype(float)
             h = 1e-5
             difference = (solve(a + h * da, b + h * db) - solve(a - h * da, b - h * db)) / (2 * h)
             np.testing.assert_allclose((grad_a * da).sum() + (grad_b * db).sum(), difference, rtol=1e-7)
-            np.testing.assert_allclose(jax.jvp(solve, (a, b), (da, db))[1], difference, rtol=1e-7)
+            np.testing.assert_allclose(forward(da, db), difference, rtol=1e-7)
         jacobian = jax.jit(jax.jacobian(linalg.nnls, 1))(a, b)
     passive = np.asarray(x) > 0
     assert (np.asarray(jacobian)[~passive] == 0).all()

@@ -10,7 +10,7 @@ from sparks_jax.jobs import report
 from sparks_jax.jobs.chart import chart, round_ticks
 from sparks_jax.jobs.methods import METHODS, contributions, importance
 from sparks_jax.jobs.network import Network
-from sparks_jax.jobs.pictures import Picture, Source
+from sparks_jax.jobs.pictures import Picture, Source, square
 from sparks_jax.metrics import Curve
 
 SIDE = 6
@@ -33,15 +33,15 @@ def panel(name, rng, auc=(0.25, 0.75)):
 
 
 def result(title, panels, label=0, probabilities=(0.7, 0.2, 0.1)):
-    view = np.full((SIDE, SIDE, 3), 128, np.uint8)
-    picture = Picture(Source(re.sub(r"\W", "_", title), title), view / np.float32(255), view)
+    view = np.full((SIDE, SIDE, 3), 0.5, np.float32)
+    picture = Picture(Source(re.sub(r"\W", "_", title), title), view, view)
     return report.Result(picture, label, np.array(probabilities), panels)
 
 
 def summary(results, methods=("sobol", "integrated_gradients"), **changes):
     methods = {name: METHODS[name] for name in methods}
     run = report.Summary(
-        Network("TestNet", None, CLASSES, SIDE, "Made for tests; free."),
+        Network("TestNet", None, CLASSES, SIDE, square, "Made for tests; free."),
         methods,
         seed=3,
         top=5,

@@ -21,6 +21,7 @@ class Method(NamedTuple):
         means: What a bright pixel means, in one sentence.
         cost: Evaluations of the model for one image of 224 × 224 at the default options.
         gradients: Whether each evaluation is a forward and a backward pass.
+        halves: Whether it asks the network for its halves, `features` and `head`.
         signed: What red and blue mean, for a map with a sign.
         channels: How `images.heatmap` reduces the channels of the map to an importance.
         score: What is explained.
@@ -32,6 +33,7 @@ class Method(NamedTuple):
     means: str
     cost: int
     gradients: bool = False
+    halves: bool = False
     signed: str = ""
     channels: Literal["l2", "max", "sum"] = "l2"
     score: ScoreMaker = logit
@@ -46,7 +48,7 @@ METHODS = {
         "Hides parts of the picture in many combinations; bright regions make the score vary most, "
         "alone or together with others.",
         cost=2112,
-        smoke=dict(grid=5, num_designs=8),
+        smoke=dict(grid=4, num_designs=8),
     ),
     "integrated_gradients": Method(
         attribution.integrated_gradients,
@@ -73,6 +75,7 @@ METHODS = {
         "Which places of the network’s last feature grid support the class; as coarse as that grid.",
         cost=1,
         gradients=True,
+        halves=True,
     ),
     "rise": Method(
         attribution.rise,

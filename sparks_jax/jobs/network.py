@@ -13,26 +13,33 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sparks_jax.jobs.methods import nearest
+from sparks_jax.jobs.pictures import square
+from sparks_jax.models import bundled
+from sparks_jax.models.normalize import Normalized
+from sparks_jax.models.weights import load_resnet
 from sparks_jax.scores import as_pytree
 
 RESNETS = {f"resnet{depth}": depth for depth in (18, 34, 50, 101, 152)}
+TITLES = {"efficientnet_lite0": "EfficientNet-Lite0", "squeezenet": "SqueezeNet 1.1"}
 
 
 class Network(NamedTuple):
     """A network and what is known about it.
 
     Attributes:
-        name: How it is called.
+        name: How it is called on the page.
         model: From images `(b h w 3)` in [0, 1] to logits `(b m)`.
         classes: The name of each of the m classes.
         size: Side of its images in pixels.
-        about: Where it comes from and its licence, one sentence.
+        prepare: From the pixels of a picture and a side to what it is shown.
+        about: Where it comes from, and its licence.
     """
 
     name: str
     model: Any
     classes: tuple[str, ...]
     size: int
+    prepare: Callable[[Any, int], Any]
     about: str
 
 
@@ -46,7 +53,7 @@ def load_network(name: str, *, weights: str | None, classes: str | None, size: i
         size: Side of the images in pixels; None for the network's own.
 
     Raises:
-        ValueError: One sentence about the name, the file or the network's output.
+        ValueError: One sentence about the name, a file or the network's output.
         FileNotFoundError: If there is no such file.
     """
     if ":" in name:
@@ -60,27 +67,23 @@ def load_network(name: str, *, weights: str | None, classes: str | None, size: i
 
 
 def _bundled(name: str, weights: str | None) -> Network:
-    from sparks_jax.models import bundled
-
     if name not in bundled.NAMES:
         raise ValueError(
             f"there is no network {name!r}{nearest(name, [*bundled.NAMES, *RESNETS])} it is one of "
             f"{', '.join(bundled.NAMES)}, a ResNet with --weights FILE, or your own as MODULE:FUNCTION"
         )
-    if weights is not None:
-        raise ValueError(f"--weights {weights} was given for {name}, which brings its own")
-    bundle = bundled.load(name)
-    return Network(bundle.name, bundle.model, tuple(bundle.classes), bundle.size, f"{bundle.source} {bundle.license}")
+    bundle = bundled.load(name, weights=weights)
+    about = f"{bundle.source}; licence of the weights: {bundle.license}."
+    return Network(TITLES.get(name, name), bundle.model, bundle.classes, bundle.size, bundled.prepare, about)
 
 
 def _resnet(name: str, weights: str | None) -> Network:
-    from sparks_jax.models.normalize import Normalized
-    from sparks_jax.models.weights import load_resnet
-
     if weights is None:
         raise ValueError(f"{name} needs --weights FILE: a torchvision or timm file (.pth, .safetensors)")
-    model = load_resnet(weights, depth=RESNETS[name])
-    return Network(name, Normalized(model), (), 224, f"Weights from {weights}.")
+    model = Normalized(load_resnet(weights, depth=RESNETS[name]))
+    network = Network(f"ResNet-{RESNETS[name]}", model, (), 224, bundled.prepare, f"Weights from {weights}.")
+    classes = bundled.imagenet_classes()
+    return network._replace(classes=classes) if _count_classes(network) == len(classes) else network
 
 
 def _own(spec: str, weights: str | None) -> Network:
@@ -97,7 +100,7 @@ def _own(spec: str, weights: str | None) -> Network:
         )
     if isinstance(model, nnx.Module):
         model.eval()  # dropout off, batch normalisation by its running statistics
-    return Network(spec, model, (), 224, "The user's own network.")
+    return Network(spec, model, (), 224, square, "The user's own network.")
 
 
 def _function(spec: str) -> Callable[..., Any]:

@@ -2,15 +2,14 @@
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32, Real, UInt8
 
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-VIEW = 448  # side of the pictures on the page, at least: twice the network's 224 looks sharp on a screen
+VIEW = 448  # side of the pictures on the page, at least: twice the usual 224 looks sharp on a screen
 
 
 class Source(NamedTuple):
@@ -30,17 +29,17 @@ class Source(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A picture as the network sees it and as the page shows it: the centre square.
+    """A picture as the network sees it and as the page shows it, both in [0, 1].
 
     Attributes:
         source: Where it comes from.
-        seen: In [0, 1], of the network's size.
-        view: For the eye, larger.
+        seen: Of the network's size.
+        view: The same part of the picture for the eye, larger.
     """
 
     source: Source
     seen: Float[np.ndarray, "s s 3"]
-    view: UInt8[np.ndarray, "v v 3"]
+    view: Float[np.ndarray, "v v 3"]
 
 
 def find(arguments: Sequence[str], limit: int | None = None) -> list[Source]:
@@ -55,11 +54,13 @@ def find(arguments: Sequence[str], limit: int | None = None) -> list[Source]:
     Raises:
         ValueError: For a folder without pictures.
     """
-    if not arguments:
-        from sparks_jax.data.natural import photographs
+    from sparks_jax.data.folder import list_images
+    from sparks_jax.data.natural import NAMES, photographs
 
-        return [Source(name, name, pixels=pixels) for name, pixels in photographs().items()][:limit]
-    paths = [path for argument in arguments for path in _files(Path(argument))][:limit]
+    if not arguments:
+        return [Source(name, name, pixels=pixels) for name, pixels in photographs(NAMES[:limit]).items()]
+    listed = [list_images(name) if Path(name).is_dir() else [Path(name)] for name in arguments]
+    paths = list(itertools.chain.from_iterable(listed))[:limit]
     return [Source(name, path.name, path) for name, path in zip(_names(paths), paths, strict=True)]
 
 
@@ -74,42 +75,30 @@ def _names(paths: list[Path]) -> list[str]:
     return names
 
 
-def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
-    if not files:
-        raise ValueError(
-            f"there is no picture in the folder {path}; it should hold {', '.join(sorted(SUFFIXES))} files"
-        )
-    return files
-
-
-def read(source: Source, size: int) -> Picture:
-    """Read a picture and cut its centre square.
+def read(source: Source, size: int, prepare: Callable[[np.ndarray, int], np.ndarray]) -> Picture:
+    """Read a picture and prepare it for the network and for the page.
 
     Args:
         source: One of `find`.
         size: Side that the network takes, in pixels.
+        prepare: From pixels and a side to a square in [0, 1]: `square` or `models.bundled.prepare`.
 
     Raises:
         ValueError: If the file is not a picture.
-        FileNotFoundError: If there is no such file.
+        OSError: If it cannot be read.
     """
-    pixels = source.pixels
-    if source.path is not None:
-        from sparks_jax.data.folder import read_image
+    from sparks_jax.data.folder import read_image
 
-        pixels = read_image(source.path)
-    return Picture(source, square(pixels, size).astype(np.float32) / 255, square(pixels, max(size, VIEW)))
+    pixels = source.pixels if source.path is None else read_image(source.path)
+    return Picture(source, prepare(pixels, size), prepare(pixels, max(size, VIEW)))
 
 
-def square(pixels: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "{side} {side} 3"]:
-    """The largest centre square, resized with antialiasing.
+def square(pixels: UInt8[np.ndarray, "h w 3"], side: int) -> Float32[np.ndarray, "{side} {side} 3"]:
+    """The largest centre square, resized with antialiasing, in [0, 1].
 
     Example:
-        >>> square(np.full((2, 4, 3), 7, np.uint8), 3)[0, 0].tolist()
-        [7, 7, 7]
+        >>> square(np.full((2, 4, 3), 51, np.uint8), 3)[0, 0].round(3).tolist()
+        [0.2, 0.2, 0.2]
     """
     from PIL import Image
 
@@ -117,7 +106,7 @@ def square(pixels: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "
     edge = min(height, width)
     top, left = (height - edge) // 2, (width - edge) // 2
     cut = Image.fromarray(np.ascontiguousarray(pixels[top : top + edge, left : left + edge]))
-    return np.asarray(cut.resize((side, side), Image.Resampling.BICUBIC))
+    return np.asarray(cut.resize((side, side), Image.Resampling.BICUBIC)) / np.float32(255)
 
 
 def enlarge(a: Real[Any, "h w"], side: int) -> Float32[np.ndarray, "{side} {side}"]:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jax.tree_util import Partial
 from jaxtyping import PRNGKeyArray
 
 import sparks_jax
@@ -154,8 +155,10 @@ def _blocks(items: list[Any]) -> list[list[Any]]:
 @contextlib.contextmanager
 def _progress(total: int, quiet: bool) -> Iterator[Tick]:
     """One bar on stderr, on a terminal only, that says what is being computed."""
-    from tqdm import tqdm
-
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        raise ImportError("the progress bar needs tqdm: pip install 'sparks-jax[demo]'") from None
     form = "{desc:<44}{bar} {n}/{total} [{elapsed}]"
     with tqdm(total=total, disable=True if quiet else None, bar_format=form) as bar:
 
@@ -190,14 +193,19 @@ def _explain_block(
 def _predict(summary: Summary, source: Source, label: int | None) -> Result | None:
     """A result without maps yet, or None and an error in the summary."""
     try:
-        picture = read(source, summary.network.size)
-        logits = np.asarray(_logits(as_pytree(summary.network.model), picture.seen[None])[0], np.float32)
+        picture = read(source, summary.network.size, summary.network.prepare)
+        logits = np.asarray(_traced_once(summary.network.model)(picture.seen[None])[0], np.float32)
         if not np.isfinite(logits).all():
             raise ValueError("the network's output for it is not finite")
     except (OSError, ValueError) as error:
         summary.errors[source.title] = str(error)
         return None
     return Result(picture, int(logits.argmax()) if label is None else label, _softmax(logits), {})
+
+
+def _traced_once(model: Any) -> Any:
+    """The network behind a `jax.jit` of its own, whose trace and derivative all methods share: seconds for each."""
+    return Partial(_logits, as_pytree(model))
 
 
 @jax.jit
@@ -212,19 +220,20 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 def _panels(summary: Summary, name: str, results: list[Result], settings: Settings) -> list[Panel]:
     """What one method says about each picture of a block."""
-    method, model = summary.methods[name], summary.network.model
+    method, halves, whole = summary.methods[name], summary.network.model, _traced_once(summary.network.model)
     options = method.smoke if settings.smoke else {}
     curves = SMOKE_CURVES if settings.smoke else CURVES
     common: dict[str, Any] = dict(key=jax.random.key(settings.seed), mesh=_mesh(), chunk=settings.chunk)
     batch = np.stack([result.picture.seen for result in results])
     labels = np.array([result.label for result in results])
     start = time.perf_counter()
+    model = halves if method.halves else whole
     raw = explain(method.call, model, batch, labels, score=method.score, **common, **options)
     summary.seconds[name] += time.perf_counter() - start
     if name not in summary.forwards:
         summary.forwards[name] = count_evaluations(method.call, batch.shape[1:], **options)
     heat = np.stack([importance(method, one) for one in raw])
-    walks = measure(deletion_and_insertion, model, batch, labels, heat, **common, **curves)
+    walks = measure(deletion_and_insertion, whole, batch, labels, heat, **common, **curves)
     return [
         Panel(raw[i], heat[i], contributions(method, raw[i]), *(_at(walks, i, walk) for walk in (0, 1)))
         for i in range(len(results))

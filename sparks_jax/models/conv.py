@@ -4,11 +4,15 @@ A 1x1 convolution is a matrix product over channels and is written as one: XLA:C
 the equivalent convolution, and nothing is lost elsewhere.
 """
 
-import jax
+from typing import Literal
+
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
+
+from sparks_jax.models.conv2d import Padding, conv2d
+from sparks_jax.models.depthwise import same_padding
 
 # He et al. (2015), fan-out: keeps the variance of gradients through a ReLU network; what torchvision uses.
 HE_NORMAL = nnx.initializers.variance_scaling(2.0, "fan_out", "normal", dtype=jnp.float32)
@@ -63,7 +67,7 @@ class Conv(nnx.Module):
         *,
         size: int,
         stride: int = 1,
-        padding: int | str | None = None,
+        padding: int | Literal["SAME"] | None = None,
         use_bias: bool = False,
         dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
@@ -75,7 +79,7 @@ class Conv(nnx.Module):
             out_features: Channels of the output.
             size: Side of the kernel.
             stride: Step between two positions, both axes.
-            padding: Zeros on each side, or "SAME" / "VALID" as in TensorFlow; None: `size // 2`.
+            padding: Zeros on each side, or "SAME" as in TensorFlow; None: `size // 2`.
             use_bias: Whether a bias is added.
             dtype: Type of the product; None: promoted from the input's and float32.
             rngs: Source of the kernel.
@@ -88,11 +92,12 @@ class Conv(nnx.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b gh gw d"]:
         """Convolve a batch."""
         x, kernel = _cast(x, self.kernel[...], self.dtype)
-        padding = self.padding if isinstance(self.padding, str) else [(self.padding, self.padding)] * 2
-        y = jax.lax.conv_general_dilated(
-            x, kernel, (self.stride,) * 2, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-        return _add_bias(y, self.bias)
+        return _add_bias(conv2d(x, kernel, self.stride, self._zeros(x.shape, len(kernel))), self.bias)
+
+    def _zeros(self, shape: tuple[int, ...], size: int) -> Padding:
+        if isinstance(self.padding, int):
+            return (self.padding, self.padding), (self.padding, self.padding)
+        return same_padding(shape[1], size, self.stride), same_padding(shape[2], size, self.stride)
 
 
 def _cast(x, kernel, dtype):

@@ -13,8 +13,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from sparks_jax.models.conv import Conv, PointwiseConv
-from sparks_jax.models.depthwise import DepthwiseConv
+from sparks_jax.models.conv import PointwiseConv
+from sparks_jax.models.depthwise import DepthwiseConv, patches
 
 # Filter size, stride of the first block, expansion, features, blocks: Tan & Le (2019), table 1.
 STAGES = (
@@ -32,8 +32,7 @@ LAST = len(STAGES) + 1  # the 1x1 convolution to 1280 channels
 class EfficientNetLite0(nnx.Module):
     r"""A stem, seven stages of inverted bottlenecks, a 1x1 convolution, mean, linear map.
 
-    It takes RGB in [0, 1] and begins with $x \mapsto (255 x - 127) / 128$. The computation is in the type of its
-    input, the parameters are float32.
+    It takes RGB in [0, 1] and begins with $x \mapsto (255 x - 127) / 128$.
 
     Reference:
         Tan & Le 2019, EfficientNet, arXiv:1905.11946.
@@ -41,7 +40,7 @@ class EfficientNetLite0(nnx.Module):
 
     def __init__(self, num_classes: int = 1000, *, rngs: nnx.Rngs):
         """Draw the parameters."""
-        self.stem = Conv(3, 32, size=3, stride=2, padding="SAME", rngs=rngs)
+        self.stem = PointwiseConv(3 * 3 * 3, 32, rngs=rngs)  # of patches
         self.stem_bn = _batch_norm(32, rngs)
         self.stages, channels = nnx.List(), 32
         for size, stride, expansion, features, count in STAGES:
@@ -62,8 +61,8 @@ class EfficientNetLite0(nnx.Module):
     def features(self, images: Float[Array, "b h w 3"], stage: int = LAST) -> Float[Array, "b gh gw d"]:
         """Activations after a stage: 0 the stem, 1 to 7 the stages, 8 the last grid, 1280 numbers from 0 to 6."""
         _check(stage)
-        x = relu6(_normalized(self.stem_bn, self.stem((255 * images - 127) / 128)))
-        return self._between(0, stage, x)
+        x = patches((255 * images - 127) / 128, size=3, stride=2)
+        return self._between(0, stage, relu6(_normalized(self.stem_bn, self.stem(x))))
 
     def head(self, activations: Float[Array, "b gh gw d"], stage: int = LAST) -> Float[Array, "b m"]:
         """Logits from the activations after a stage."""
@@ -120,9 +119,55 @@ def _batch_norm(features, rngs):
 
 
 def _normalized(bn, x):
-    return bn(x).astype(x.dtype)
+    if not bn.use_running_average:
+        return bn(x).astype(x.dtype)
+    # In evaluation an affine map, which XLA fuses with what follows; bn(x) makes the whole network 4 % slower.
+    scale = bn.scale[...] * jax.lax.rsqrt(bn.var[...] + bn.epsilon)
+    shift = bn.bias[...] - bn.mean[...] * scale
+    scale, shift = (v.astype(x.dtype)[None, None, None] for v in (scale, shift))
+    return x * scale + shift
 
 
 def _check(stage):
     if not 0 <= stage <= LAST:
         raise ValueError(f"stage is {stage}, expected 0 (the stem) to {LAST} (the last grid of activations)")
+
+
+# --- weights: names and layouts of the PyTorch file -> paths and layouts of the network ---
+
+BLOCK_LAYERS = {
+    "_expand_conv": "expand", "_bn0": "expand_bn", "_depthwise_conv": "depthwise", "_bn1": "depthwise_bn",
+    "_project_conv": "project", "_bn2": "project_bn",
+}  # fmt: skip
+PLACES = [f"stages.{stage}.{i}" for stage, (*_, count) in enumerate(STAGES) for i in range(count)]
+LAYERS = {"_conv_stem": "stem", "_bn0": "stem_bn", "_conv_head": "top", "_bn1": "top_bn", "_fc": "classifier"} | {
+    f"_blocks.{i}.{theirs}": f"{place}.{ours}"
+    for i, place in enumerate(PLACES)
+    for theirs, ours in BLOCK_LAYERS.items()
+}
+
+
+def entries(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of a PyTorch EfficientNet-Lite0 under the attribute paths of ours, for `weights.fill`.
+
+    Example:
+        >>> list(entries({"_bn0.running_var": np.ones(32), "_blocks.2._bn1.bias": np.ones(144)}))
+        ['stem_bn.var', 'stages.1.1.depthwise_bn.bias']
+    """
+    kept = {name: array for name, array in state.items() if not name.endswith("num_batches_tracked")}
+    return {_path(name, array.ndim): _layout(name, array) for name, array in kept.items()}
+
+
+def _path(name, ndim):
+    layer, _, entry = name.rpartition(".")
+    ours = {"weight": "scale" if ndim == 1 else "kernel", "running_mean": "mean", "running_var": "var"}
+    return f"{LAYERS.get(layer, layer)}.{ours.get(entry, entry)}"
+
+
+def _layout(name, array):
+    if array.ndim < 4:
+        return array.T
+    array = array.transpose(2, 3, 1, 0)  # from (out, in, rows, columns)
+    if "_depthwise_conv" in name:
+        return array.reshape(*array.shape[:2], -1)
+    return array.reshape(-1, array.shape[-1])  # a 1x1 convolution, and the stem as one of patches
