@@ -4,14 +4,38 @@ A score is a function from one image to one number. Everything here makes a scor
 ascends a score, or trains a model whose scores behave.
 """
 
-from sparks_jax import attribution as attribution
-from sparks_jax import designs as designs
-from sparks_jax import images as images
-from sparks_jax import metrics as metrics
-from sparks_jax import scores as scores
-from sparks_jax import sensitivity as sensitivity
-from sparks_jax import stream as stream
-from sparks_jax.jobs.explain import explain as explain
-from sparks_jax.jobs.explain import measure as measure
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sparks_jax import attribution as attribution
+    from sparks_jax import designs as designs
+    from sparks_jax import fourier as fourier
+    from sparks_jax import images as images
+    from sparks_jax import linalg as linalg
+    from sparks_jax import metrics as metrics
+    from sparks_jax import models as models
+    from sparks_jax import scores as scores
+    from sparks_jax import sensitivity as sensitivity
+    from sparks_jax import stream as stream
+    from sparks_jax import viz as viz
+    from sparks_jax.jobs.explain import explain as explain
+    from sparks_jax.jobs.explain import measure as measure
 
 __version__ = "0.1.0.dev0"
+
+# Read when first used (PEP 562), so that `sparks --help` does not wait for jax.
+_AREAS = set(["attribution", "designs", "fourier", "images", "linalg", "metrics", "models", "scores", "sensitivity", "stream", "viz"])
+_JOBS = {"explain", "measure"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _AREAS:
+        return importlib.import_module(f"sparks_jax.{name}")
+    if name in _JOBS:
+        return getattr(importlib.import_module("sparks_jax.jobs.explain"), name)
+    raise AttributeError(f"module 'sparks_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_AREAS, *_JOBS})

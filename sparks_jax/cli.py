@@ -45,7 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.showwarning = lambda message, *_: _say(f"note: {message}")
             return options.command(options)
     except KeyboardInterrupt:
-        _say("interrupted")
         return 130
     except Exception as error:
         if options.traceback:

@@ -128,6 +128,9 @@ def monte_carlo(num_points: int, dim: int, *, key: PRNGKeyArray) -> Float[Array,
     Example:
         >>> monte_carlo(5, 3, key=jax.random.key(0)).shape
         (5, 3)
+
+    Reference:
+        Metropolis & Ulam 1949, The Monte Carlo method.
     """
     _check(num_points, dim)
     return random.uniform(key, (num_points, dim), jnp.float32)

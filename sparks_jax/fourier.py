@@ -28,6 +28,9 @@ def spectrum(image: Image) -> Complex[Array, "h w_half c"]:
         >>> spectrum(jnp.ones((2, 2, 1)))[:, :, 0].real
         Array([[2., 0.],
                [0., 0.]], dtype=float32)
+
+    Reference:
+        Cooley & Tukey 1965, An algorithm for the machine calculation of complex Fourier series.
     """
     return jnp.fft.rfft2(image, axes=(0, 1), norm="ortho")
 
@@ -45,6 +48,9 @@ def image(spectrum: Complex[Array, "h w_half c"], size: tuple[int, int]) -> Imag
     Example:
         >>> image(spectrum(jnp.array([[[1.0], [2.0], [4.0]]])), (1, 3)).round(4).ravel()
         Array([1., 2., 4.], dtype=float32)
+
+    Reference:
+        Cooley & Tukey 1965, An algorithm for the machine calculation of complex Fourier series.
     """
     _check(spectrum.shape[:2], size)
     return jnp.fft.irfft2(spectrum, s=size, axes=(0, 1), norm="ortho")
@@ -94,6 +100,9 @@ def frequencies(size: tuple[int, int]) -> Float[Array, "h w_half"]:
         >>> frequencies((2, 4)).round(4)
         Array([[0.    , 0.25  , 0.5   ],
                [0.5   , 0.559 , 0.7071]], dtype=float32)
+
+    Reference:
+        Cooley & Tukey 1965, An algorithm for the machine calculation of complex Fourier series.
     """
     return jnp.asarray(np.hypot(np.fft.fftfreq(size[0])[:, None], np.fft.rfftfreq(size[1])[None]), jnp.float32)
 
@@ -121,6 +130,9 @@ def colour_matrix(images: Float[Array, "b h w c"]) -> Float[Array, "c c"]:
         >>> colour_matrix(jnp.array([[[[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]]]])).round(4)
         Array([[2.1213, 0.    ],
                [0.    , 0.7071]], dtype=float32)
+
+    Reference:
+        Olah et al. 2017, Feature visualization, Distill (images in decorrelated colours).
     """
     pixels = images.reshape(-1, images.shape[-1])
     pixels = pixels - pixels.mean(axis=0, keepdims=True)
@@ -139,6 +151,9 @@ def recorrelate(image: Image, colours: Colours = IMAGENET_COLOURS) -> Image:
     Example:
         >>> recorrelate(jnp.ones((1, 1, 2)), jnp.array([[1.0, 1.0], [0.0, 1.0]]))
         Array([[[1., 2.]]], dtype=float32)
+
+    Reference:
+        Olah et al. 2017, Feature visualization, Distill (images in decorrelated colours).
     """
     return jnp.matmul(image, jnp.asarray(colours, image.dtype), precision="highest")
 
@@ -153,6 +168,9 @@ def decorrelate(image: Image, colours: Colours = IMAGENET_COLOURS) -> Image:
     Example:
         >>> decorrelate(jnp.array([[[1.0, 2.0]]]), jnp.array([[1.0, 1.0], [0.0, 1.0]]))
         Array([[[1., 1.]]], dtype=float32)
+
+    Reference:
+        Olah et al. 2017, Feature visualization, Distill (images in decorrelated colours).
     """
     return jnp.matmul(image, jnp.linalg.inv(jnp.asarray(colours, image.dtype)), precision="highest")
 

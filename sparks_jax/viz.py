@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Real
 
-Axes = Any  # matplotlib.axes.Axes, and
-Figure = Any  # matplotlib.figure.Figure: matplotlib is imported inside functions only
+Axes = Any  # matplotlib.axes.Axes: matplotlib is imported inside functions only
+Figure = Any  # matplotlib.figure.Figure
 Map = Real[Any, "y x"]  # letters of its own: `overlay` says in words that the sizes differ
 Pixels = Real[Any, "h w c"]
 RGB = Float[np.ndarray, "h w 3"]

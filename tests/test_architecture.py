@@ -52,10 +52,9 @@ def imports(path):
 
 def imported_modules(path):
     """Top-level names of everything a file imports, with the line, and whether inside a function."""
-    inside = {
-        id(node) for outer in ast.walk(tree(path)) if isinstance(outer, ast.FunctionDef) for node in ast.walk(outer)
-    }
-    for node in ast.walk(tree(path)):
+    whole = tree(path)
+    inside = {id(node) for outer in ast.walk(whole) if isinstance(outer, ast.FunctionDef) for node in ast.walk(outer)}
+    for node in ast.walk(whole):
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         yield from ((name.split(".")[0], node.lineno, id(node) in inside) for name in names)

@@ -25,7 +25,7 @@ def finished(tmp_path_factory):
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    return folder / "sparks-out", done.stderr
+    return folder / "sparks-out", done.stdout
 
 
 def test_smoke_run_sees_what_is_there(finished):

@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.tree_util import Partial
 from PIL import Image
+from safetensors.numpy import save_file
 
 import sparks_jax
 from sparks_jax import attribution, images, metrics, scores
@@ -21,6 +23,9 @@ from sparks_jax.jobs import pictures
 from sparks_jax.jobs import run as run_module
 from sparks_jax.jobs.explain import count_evaluations
 from sparks_jax.jobs.methods import METHODS
+from sparks_jax.models.normalize import Normalized
+from sparks_jax.models.resnet import ResNet
+from sparks_jax.models.weights import load_resnet, torch_layout
 from tests.tiny import NUM_CLASSES, TinyNet
 
 SIDE = 16
@@ -129,13 +134,14 @@ def record(out="sparks-out"):
 
 def test_a_run_writes_a_page_pictures_arrays_and_a_record(cat, dog, capsys):
     assert explain(cat, dog, *QUICK) == 0
-    assert "the report is sparks-out/report.html" in capsys.readouterr().err
+    assert capsys.readouterr().out == f"The report is {Path('sparks-out', 'report.html')}\n"
     written = {str(p.relative_to("sparks-out")) for p in Path("sparks-out").rglob("*") if p.is_file()}
-    expected = {f"pictures/{name}{kind}.png" for name in ("cat", "dog") for kind in ("", "_saliency", "_grad_cam")}
+    kinds = ("picture", "saliency", "grad_cam")
+    expected = {f"pictures/{name}/{kind}.png" for name in ("cat", "dog") for kind in kinds}
     assert written == expected | {"report.html", "maps.npz", "run.json"}
     assert set(record()["files"]) == written
     assert "cat.png" in Path("sparks-out/report.html").read_text()
-    with Image.open("sparks-out/pictures/cat_saliency.png") as picture:
+    with Image.open("sparks-out/pictures/cat/saliency.png") as picture:
         assert picture.size == (32, 32)
     assert record()["methods"]["saliency"]["forwards_per_picture"] == 1
     assert record()["settings"]["seed"] == 0
@@ -190,6 +196,21 @@ def test_a_network_from_a_file_with_weights_and_names(cat, capsys):
     assert record()["pictures"][0]["class"] == "kind 3"
     assert record()["pictures"][0]["label"] == 3
     np.testing.assert_allclose(np.load("sparks-out/maps.npz")["saliency"][0].ravel(), np.abs(WEIGHTS[:, 3]), rtol=1e-5)
+
+
+def test_a_resnet_from_a_torchvision_file(cat):
+    model = jax.eval_shape(lambda: ResNet(18, NUM_CLASSES, rngs=nnx.Rngs(0)))
+    rng = np.random.default_rng(0)
+    state = {name: np.abs(rng.normal(size=shape)) / 50 for name, shape in torch_layout(model).values()}
+    save_file({name: array.astype(np.float32) for name, array in state.items()}, "w.safetensors")
+    given = ["--model", "resnet18", "--weights", "w.safetensors", "--size", "32", "--methods", "saliency"]
+    assert main(["explain", cat, *given]) == 0
+    assert record()["network"]["name"] == "ResNet-18"
+    assert record()["network"]["classes"] == NUM_CLASSES
+    with np.load("sparks-out/maps.npz") as held:
+        logits = jax.jit(Normalized(load_resnet("w.safetensors")))(jnp.asarray(held["images"]))
+        # Eighteen layers in float32, compiled twice.
+        np.testing.assert_allclose(held["probabilities"], jax.nn.softmax(logits), rtol=1e-3)
 
 
 def test_grad_cam_is_skipped_without_halves_and_the_rest_goes_on(cat, capsys):
@@ -272,11 +293,7 @@ def test_force_replaces_our_files_and_no_others(cat, dog):
     Path("outside.txt").write_text("mine")
     assert explain(dog, *QUICK, "--force") == 0
     assert Path("sparks-out/precious.txt").read_text() == Path("outside.txt").read_text() == "mine"
-    assert sorted(p.name for p in Path("sparks-out/pictures").iterdir()) == [
-        "dog.png",
-        "dog_grad_cam.png",
-        "dog_saliency.png",
-    ]
+    assert [p.name for p in Path("sparks-out/pictures").iterdir()] == ["dog"]
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, MemoryError])
@@ -298,11 +315,7 @@ def test_an_interruption_leaves_finished_pictures_whole(cat, dog, capsys, monkey
     assert record()["interrupted"]
     assert "Interrupted after 1 of 3 pictures" in Path("sparks-out/report.html").read_text()
     assert np.load("sparks-out/maps.npz")["saliency"].shape == (1, SIDE, SIDE, 3)
-    assert {p.name for p in Path("sparks-out/pictures").iterdir()} == {
-        "cat.png",
-        "cat_saliency.png",
-        "cat_grad_cam.png",
-    }
+    assert [p.name for p in Path("sparks-out/pictures").iterdir()] == ["cat"]
     assert not list(Path("sparks-out").rglob("*.part"))
 
 

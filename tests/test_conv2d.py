@@ -1,5 +1,7 @@
 """Our convolution is JAX's: values and derivatives of every order and mode, at odd sizes, strides and paddings."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,12 +11,10 @@ from sparks_jax.models.conv2d import conv2d
 
 CASES = [
     ((9, 8), 3, 1, ((1, 1), (1, 1))),
-    ((9, 8), 3, 2, ((1, 1), (1, 1))),
     ((11, 12), 7, 2, ((3, 3), (3, 3))),
     ((8, 8), 3, 2, ((0, 1), (0, 1))),
     ((7, 9), 5, 3, ((2, 1), (0, 2))),
     ((6, 7), 2, 3, ((0, 0), (0, 0))),
-    ((5, 5), 1, 2, ((0, 0), (0, 0))),
 ]
 each_case = pytest.mark.parametrize(("size", "side", "stride", "padding"), CASES)
 
@@ -34,6 +34,7 @@ def test_values_and_gradients(size, side, stride, padding):
     """Sums of at most 7 · 7 · 4 products of order one: float32 rounds by less than 200 · 2^-22."""
     x, kernel, dx, dkernel = drawn(size, side)
 
+    @partial(jax.jit, static_argnums=0)
     def all_of(conv):
         y, pullback = jax.vjp(lambda x, k: conv(x, k, stride, padding), x, kernel)
         tangent = jax.jvp(lambda x, k: conv(x, k, stride, padding), (x, kernel), (dx, dkernel))[1]

@@ -1,4 +1,4 @@
-"""Our depthwise convolution is JAX's: values and derivatives of every order and mode; its gradient is made of slices."""
+"""Our depthwise convolution is JAX's: values and derivatives of every order and mode; gradients are made of slices."""
 
 import jax
 import jax.numpy as jnp

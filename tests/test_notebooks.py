@@ -14,7 +14,7 @@ def test_notebook_runs(path):
     from nbclient import NotebookClient
 
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": path.parent}}).execute()
+    NotebookClient(notebook, timeout=300, kernel_name="python3").execute(cwd=path.parent)
     assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
 
 

@@ -33,8 +33,8 @@ def panel(name, rng, auc=(0.25, 0.75)):
 
 
 def result(title, panels, label=0, probabilities=(0.7, 0.2, 0.1)):
-    view = np.full((SIDE, SIDE, 3), 0.5, np.float32)
-    picture = Picture(Source(re.sub(r"\W", "_", title), title), view, view)
+    view = np.full((SIDE, SIDE, 3), 128, np.uint8)
+    picture = Picture(Source(re.sub(r"\W", "_", title), title), view / np.float32(255), view)
     return report.Result(picture, label, np.array(probabilities), panels)
 
 

@@ -55,7 +55,7 @@ def rise(
     """
 
     def seen(key: PRNGKeyArray) -> tuple[Heatmap, Heatmap]:
-        mask = random_mask(x.shape[:2], key=key, grid=grid, keep=keep).astype(x.dtype)
+        mask = random_mask((x.shape[0], x.shape[1]), key=key, grid=grid, keep=keep).astype(x.dtype)
         return f(inpaint(x, mask, baseline=baseline)) * mask, mask
 
     weighted, visible = stream.mean_over(seen, jax.random.split(key, num_masks), chunk)

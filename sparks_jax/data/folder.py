@@ -88,4 +88,4 @@ def _eight_bits(levels: Num[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
     low, high = 0.0, 65535.0
     if levels.dtype.kind == "f" or levels.min() < low or levels.max() > high:
         low, high = float(levels.min()), float(levels.max())
-    return np.rint((levels - low) * (255 / max(high - low, np.finfo(np.float32).tiny))).astype(np.uint8)
+    return np.rint(255 * (levels - low) / (high - low or 1)).astype(np.uint8)

@@ -10,9 +10,9 @@ from sparks_jax.metrics import Curve
 
 WIDTH, HEIGHT = 460.0, 270.0
 LEFT, RIGHT, TOP, BOTTOM = 44.0, 20.0, 30.0, 46.0  # margins around the plot
-COLOURS = 8  # --c0 … --c7 of report.css
+COLOURS = 10  # --c0 … --c9 of report.css
 # A curve is not known by its colour alone.
-DASHES = ("", "7 4", "2 4", "10 3 2 3", "14 4", "5 3 1 3", "1 5", "12 3 3 3 3 3")
+DASHES = ("", "7 4", "2 4", "10 3 2 3", "14 4", "5 3 1 3", "1 5", "12 3 3 3 3 3", "3 3", "20 4 2 4")
 
 
 def chart(title: str, axis: str, titles: Mapping[str, str], curves: Mapping[str, Curve], ticks: list[float]) -> str:

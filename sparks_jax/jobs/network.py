@@ -105,11 +105,11 @@ def _own(spec: str, weights: str | None) -> Network:
 
 def _function(spec: str) -> Callable[..., Any]:
     place, _, name = spec.rpartition(":")
+    if place.endswith(".py") and not Path(place).is_file():
+        raise FileNotFoundError(f"no file {place}, from which --model should take {name}")
     sys.path.insert(0, str(Path.cwd()))
     try:
         module = _module_at(Path(place)) if place.endswith(".py") else importlib.import_module(place)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no file {place}, from which --model should take {name}") from None
     except Exception as error:
         raise ValueError(f"importing {place} raised {_said(error)}") from error
     if not callable(getattr(module, name, None)):

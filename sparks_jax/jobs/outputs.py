@@ -37,6 +37,8 @@ def clear(folder: Path) -> None:
     for path in paths:
         if path.resolve().is_relative_to(folder.resolve()) and path.is_file():
             path.unlink()
+            if path.parent != folder and not any(path.parent.iterdir()):
+                path.parent.rmdir()
 
 
 def write(path: Path, content: bytes) -> None:

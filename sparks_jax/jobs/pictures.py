@@ -29,17 +29,17 @@ class Source(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A picture as the network sees it and as the page shows it, both in [0, 1].
+    """A picture as the network sees it and as the page shows it.
 
     Attributes:
         source: Where it comes from.
-        seen: Of the network's size.
-        view: The same part of the picture for the eye, larger.
+        seen: In [0, 1], of the network's size.
+        view: The same part of the picture for the eye, larger, from 0 to 255.
     """
 
     source: Source
     seen: Float[np.ndarray, "s s 3"]
-    view: Float[np.ndarray, "v v 3"]
+    view: UInt8[np.ndarray, "v v 3"]
 
 
 def find(arguments: Sequence[str], limit: int | None = None) -> list[Source]:
@@ -90,15 +90,16 @@ def read(source: Source, size: int, prepare: Callable[[np.ndarray, int], np.ndar
     from sparks_jax.data.folder import read_image
 
     pixels = source.pixels if source.path is None else read_image(source.path)
-    return Picture(source, prepare(pixels, size), prepare(pixels, max(size, VIEW)))
+    view = np.round(255 * prepare(pixels, max(size, VIEW))).astype(np.uint8)
+    return Picture(source, prepare(pixels, size), view)
 
 
 def square(pixels: UInt8[np.ndarray, "h w 3"], side: int) -> Float32[np.ndarray, "{side} {side} 3"]:
     """The largest centre square, resized with antialiasing, in [0, 1].
 
     Example:
-        >>> square(np.full((2, 4, 3), 51, np.uint8), 3)[0, 0].round(3).tolist()
-        [0.2, 0.2, 0.2]
+        >>> square(np.full((2, 4, 3), 255, np.uint8), 3)[0, 0].tolist()
+        [1.0, 1.0, 1.0]
     """
     from PIL import Image
 

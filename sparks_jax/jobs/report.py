@@ -183,13 +183,13 @@ def _panel(method: Method, panel: Panel, picture: Picture, of: str) -> str:
     over = _figure(viz.overlay(picture.view, heat), alt, importance, ("matters less", "more"))
     means = method.means
     if panel.signed is None:
-        ends = map(_number, viz.limits(panel.importance))
+        ends = map(_number, viz.limits(heat))
         alone = _figure(viz.colorize(heat), f"{method.title} alone, {of}", importance, ends)
     else:
-        low, high = viz.symmetric_limits(panel.signed)
+        signed = enlarge(panel.signed, side)
+        low, high = viz.symmetric_limits(signed)
         ends = (_number(low), "0", _number(high))
-        pixels = viz.colorize_signed(enlarge(panel.signed, side))
-        alone = _figure(pixels, f"{method.title} with its sign, {of}", viz.table(viz.SIGNED), ends)
+        alone = _figure(viz.colorize_signed(signed), f"{method.title} with its sign, {of}", viz.table(viz.SIGNED), ends)
         means += f" On the right, {method.signed}."
     return (
         f'<article class="panel"><h3>{html.escape(method.title)}</h3><p>{html.escape(means)}</p>'

@@ -34,8 +34,7 @@ Say = Callable[[str], None]
 Tick = Callable[[str, int], None]
 
 SMOKE_PICTURES = 2
-CURVES: dict[str, Any] = dict(steps=32)
-SMOKE_CURVES: dict[str, Any] = dict(steps=8)
+CURVES = "deletion_and_insertion"  # their seconds, among those of the methods
 
 
 class Settings(NamedTuple):
@@ -79,7 +78,7 @@ def run(settings: Settings, *, say: Say, started: float | None = None) -> int:
 
     Args:
         settings: What to do.
-        say: Takes each sentence meant for the user.
+        say: Takes each sentence about what went wrong; where the report is, is printed.
         started: `time.perf_counter()` at the start of the program, so that imports count.
 
     Returns:
@@ -142,7 +141,7 @@ def _begin(settings: Settings, network: Network, methods: dict[str, Method], ask
         results=[],
         errors={},
         skipped={},
-        seconds=dict.fromkeys(methods, 0.0),
+        seconds=dict.fromkeys([*methods, CURVES], 0.0),
         forwards={},
     )
 
@@ -159,7 +158,7 @@ def _progress(total: int, quiet: bool) -> Iterator[Tick]:
         from tqdm import tqdm
     except ImportError:
         raise ImportError("the progress bar needs tqdm: pip install 'sparks-jax[demo]'") from None
-    form = "{desc:<44}{bar} {n}/{total} [{elapsed}]"
+    form = "{desc:<44}|{bar}| {n}/{total} [{elapsed}]"
     with tqdm(total=total, disable=True if quiet else None, bar_format=form) as bar:
 
         def tick(what: str, steps: int) -> None:
@@ -182,7 +181,7 @@ def _explain_block(
         try:
             panels = _panels(summary, name, results, settings)
         except (ValueError, TypeError, AttributeError) as error:
-            summary.skipped[name] = str(error)
+            summary.skipped[name] = str(error).partition("\n")[0]
             continue
         for result, panel in zip(results, panels, strict=True):
             result.panels[name] = panel
@@ -198,7 +197,7 @@ def _predict(summary: Summary, source: Source, label: int | None) -> Result | No
         if not np.isfinite(logits).all():
             raise ValueError("the network's output for it is not finite")
     except (OSError, ValueError) as error:
-        summary.errors[source.title] = str(error)
+        summary.errors[str(source.path or source.title)] = str(error)
         return None
     return Result(picture, int(logits.argmax()) if label is None else label, _softmax(logits), {})
 
@@ -222,7 +221,7 @@ def _panels(summary: Summary, name: str, results: list[Result], settings: Settin
     """What one method says about each picture of a block."""
     method, halves, whole = summary.methods[name], summary.network.model, _traced_once(summary.network.model)
     options = method.smoke if settings.smoke else {}
-    curves = SMOKE_CURVES if settings.smoke else CURVES
+    curves = _curve_options(settings)
     common: dict[str, Any] = dict(key=jax.random.key(settings.seed), mesh=_mesh(), chunk=settings.chunk)
     batch = np.stack([result.picture.seen for result in results])
     labels = np.array([result.label for result in results])
@@ -233,7 +232,9 @@ def _panels(summary: Summary, name: str, results: list[Result], settings: Settin
     if name not in summary.forwards:
         summary.forwards[name] = count_evaluations(method.call, batch.shape[1:], **options)
     heat = np.stack([importance(method, one) for one in raw])
+    start = time.perf_counter()
     walks = measure(deletion_and_insertion, whole, batch, labels, heat, **common, **curves)
+    summary.seconds[CURVES] += time.perf_counter() - start
     return [
         Panel(raw[i], heat[i], contributions(method, raw[i]), *(_at(walks, i, walk) for walk in (0, 1)))
         for i in range(len(results))
@@ -258,9 +259,13 @@ def deletion_and_insertion(
     """
 
     def walk(start: Image, end: Image) -> metrics.Curve:
-        return metrics.insertion(f, end, heatmap, key=key, steps=steps, baseline=start, chunk=chunk)
+        return metrics.insertion(f, end, heatmap, key=key, steps=steps, baseline=start, chunk=max(1, chunk // 2))
 
     return jax.vmap(walk)(jnp.stack([x, images.blur(x)]), jnp.stack([jnp.zeros_like(x), x]))
+
+
+def _curve_options(settings: Settings) -> dict[str, Any]:
+    return dict(steps=8 if settings.smoke else 32)
 
 
 def _at(tree: Any, *index: int) -> Any:
@@ -275,16 +280,16 @@ def _mesh() -> Mesh | None:
 
 
 def _write_pictures(folder: Path, results: list[Result]) -> list[str]:
-    """Write a PNG of each picture, of each map over it and of each signed map; return their names."""
+    """Write a PNG of each picture, of each map over it and of each signed map; return their paths."""
     pictures = {}
     for result in results:
-        view, stem = result.picture.view, f"{outputs.PICTURES}/{result.picture.source.name}"
-        pictures[f"{stem}.png"] = view
+        view, place = result.picture.view, f"{outputs.PICTURES}/{result.picture.source.name}"
+        pictures[f"{place}/picture.png"] = view
         for name, panel in result.panels.items():
-            pictures[f"{stem}_{name}.png"] = viz.overlay(view, enlarge(panel.importance, len(view)))
+            pictures[f"{place}/{name}.png"] = viz.overlay(view, enlarge(panel.importance, len(view)))
             if panel.signed is not None:
                 signed = viz.colorize_signed(enlarge(panel.signed, len(view)))
-                pictures[f"{stem}_{name}_signed.png"] = signed
+                pictures[f"{place}/{name}_signed.png"] = signed
     for name, pixels in pictures.items():
         outputs.write(folder / name, outputs.encode(pixels, "PNG"))
     return list(pictures)
@@ -304,7 +309,7 @@ def _finish(summary: Summary, settings: Settings, files: list[str], say: Say) ->
         outputs.write(settings.out / outputs.MAPS, outputs.archive(_arrays(summary)))
         outputs.write(settings.out / outputs.REPORT, page(summary).encode())
         outputs.write(settings.out / outputs.RECORD, outputs.as_json(_record(summary, settings, files)))
-        say(f"the report is {settings.out / outputs.REPORT}")
+        print(f"The report is {settings.out / outputs.REPORT}")
     else:
         say("nothing was explained, so there is no report")
     return int(bool(summary.errors) or not explained)
@@ -344,6 +349,8 @@ def _record(summary: Summary, settings: Settings, files: list[str]) -> dict[str,
         }
         for name, method in summary.ran().items()
     }
+    curves = _curve_options(settings)
+    seconds, forwards = round(summary.seconds[CURVES], 2), 2 * (curves["steps"] + 1)
     return {
         "versions": summary.versions,
         "device": summary.device,
@@ -352,6 +359,7 @@ def _record(summary: Summary, settings: Settings, files: list[str]) -> dict[str,
         "seconds": round(summary.total, 2),
         "interrupted": summary.interrupted,
         "methods": methods,
+        CURVES: {"seconds": seconds, "forwards_per_map": forwards, "options": curves},
         "pictures": [_picture_record(result, network, summary.top) for result in summary.results],
         "errors": summary.errors,
         "skipped": summary.skipped,

@@ -62,8 +62,8 @@ def load(name: str = "efficientnet_lite0", *, weights: str | Path | None = None)
         FileNotFoundError: If the weights are nowhere, with what to do.
     """
     if name not in NAMES:
-        near = difflib.get_close_matches(name, NAMES, n=2, cutoff=0.4)
-        meant = f"; did you mean {' or '.join(near)}?" if near else ""
+        near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.4)
+        meant = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"there is no bundled network {name!r}, expected one of {', '.join(NAMES)}{meant}")
     weights = None if weights is None else Path(weights)
     return _efficientnet_lite0(weights) if name == "efficientnet_lite0" else _squeezenet(weights)
@@ -84,8 +84,8 @@ def prepare(
         ValueError: For floating-point pixels outside [0, 1].
 
     Example:
-        >>> prepare(np.full((40, 30, 3), 51, np.uint8), 8)[0, 0].round(3).tolist()
-        [0.2, 0.2, 0.2]
+        >>> prepare(np.full((40, 30, 3), 51, np.uint8), 8)[0, 0]
+        array([0.2, 0.2, 0.2], dtype=float32)
     """
     Image = _pillow()
     pixels = image / np.float32(255) if image.dtype == np.uint8 else image.astype(np.float32)
