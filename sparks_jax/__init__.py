@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0.dev0"
 
 # Read when first used (PEP 562), so that `sparks --help` does not wait for jax.
-_AREAS = set(["attribution", "designs", "fourier", "images", "linalg", "metrics", "models", "scores", "sensitivity", "stream", "viz"])
+_AREAS = {
+    *("attribution", "designs", "fourier", "images", "linalg", "metrics", "models"),
+    *("scores", "sensitivity", "stream", "viz"),
+}
 _JOBS = {"explain", "measure"}
 
 

@@ -121,7 +121,7 @@ def _batch_norm(features, rngs):
 def _normalized(bn, x):
     if not bn.use_running_average:
         return bn(x).astype(x.dtype)
-    # In evaluation an affine map, which XLA fuses with what follows; bn(x) makes the whole network 4 % slower.
+    # In evaluation one multiply-add for each number, where bn(x) has three operations: 2 to 9 % of the network's time.
     scale = bn.scale[...] * jax.lax.rsqrt(bn.var[...] + bn.epsilon)
     shift = bn.bias[...] - bn.mean[...] * scale
     scale, shift = (v.astype(x.dtype)[None, None, None] for v in (scale, shift))
