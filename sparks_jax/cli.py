@@ -148,9 +148,8 @@ def _add_how(add: Any) -> None:
     add(
         "--chunk",
         type=_positive,
-        default=16,
         metavar="N",
-        help="evaluations of the network at once (16): fewer take less memory, more suit an accelerator",
+        help="evaluations of the network at once (4 on a CPU, 64 on an accelerator); halved when memory runs out",
     )
     add("--smoke", action="store_true", help="two pictures, few samples: does everything work?")
     add("--quiet", action="store_true", help="no progress bar")

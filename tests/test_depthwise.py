@@ -132,3 +132,12 @@ def test_layer_computes_in_the_wider_type():
     assert half(x).dtype == jnp.bfloat16
     # 9 products of relative error 2^-8 each, with sums in bfloat16.
     np.testing.assert_allclose(np.asarray(half(x), np.float32), layer(x), atol=0.2)
+
+
+def test_benchmark_runs_and_ours_is_faster():
+    """At 64² the ratio is 6 to 9; anything above 1 is not an accident of a busy machine."""
+    from experiments.benchmarks.depthwise import Config, main
+
+    row = main(Config(smoke=True))[2]
+    assert row["shifted"] < row["grouped"]
+    assert row["gradient"] > 0

@@ -1,5 +1,7 @@
 """`explain` and `measure`: compilations, remainders, meshes, memory, and what they say of bad input."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -88,8 +90,24 @@ def test_memory_that_runs_out_halves_the_chunk(network):
         return jax.grad(f)(x)
 
     with pytest.warns(UserWarning, match="greedy: out of memory, going on with chunk=") as said:
-        explain(greedy, network, IMAGES, LABELS, key=KEY, chunk=16)
+        maps = explain(greedy, network, IMAGES, LABELS, key=KEY, chunk=16)
     assert [str(w.message)[-2:].strip("=") for w in said] == ["8", "4"]
+    np.testing.assert_allclose(np.abs(maps), explain(saliency, network, IMAGES, LABELS, key=KEY), atol=1e-6)
+
+
+def test_options_bound_beforehand(network):
+    bound = partial(smoothgrad, num_samples=4, sigma=0.1)
+    got = explain(bound, network, IMAGES, LABELS, key=KEY)
+    expected = explain(smoothgrad, network, IMAGES, LABELS, key=KEY, num_samples=4, sigma=0.1)
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+    with pytest.raises(ValueError, match="smoothgrad: label 5 is outside"):
+        explain(bound, network, IMAGES, LABELS + 1, key=KEY)
+
+
+def test_progress_counts_images(network, capsys):
+    explain(saliency, network, IMAGES, LABELS, key=KEY, progress=True)
+    assert "saliency: 100%" in (said := capsys.readouterr().err)
+    assert "5/5" in said
 
 
 def test_memory_that_is_never_enough_is_an_error(network):

@@ -1,4 +1,4 @@
-"""The README keeps its word: its commands are those of CI, its code runs, its files exist, its methods are all there."""
+"""The README keeps its word: commands are those of CI, code runs, files exist, methods are all there."""
 
 import re
 import tomllib

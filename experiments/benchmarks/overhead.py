@@ -4,7 +4,7 @@ Prints, for each method, seconds / (evaluations × seconds of one bare evaluatio
 evaluation is the jitted model on a batch of images (its input gradient for the gradient methods), measured in turns
 with the method in the same process. Compilation is not counted.
 
-Command:  python experiments/benchmarks/overhead.py [--smoke] [--model squeezenet] [--chunk 16]
+Command:  python experiments/benchmarks/overhead.py [--smoke] [--model squeezenet] [--chunk 4]
 Hardware: 2 CPU cores.
 Time:     4 minutes; --smoke half a minute.
 Expected: Sobol', RISE, occlusion, integrated gradients, SmoothGrad <= 1.10 (the README has the numbers measured).
@@ -33,8 +33,8 @@ class Config:
 
     model: str = "efficientnet_lite0"
     size: int = 224
-    chunk: int = 16  # evaluations at once inside the methods
-    batches: tuple[int, ...] = (8, 16, 32)  # batch sizes tried for the bare evaluation
+    chunk: int = 4  # evaluations at once inside the methods
+    batches: tuple[int, ...] = (1, 4, 8, 16, 32)  # batch sizes tried for the bare evaluation
     repeats: int = 5  # the best of which counts
     seed: int = 0
     smoke: bool = False

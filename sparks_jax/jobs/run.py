@@ -48,7 +48,7 @@ class Settings(NamedTuple):
         methods: Names in `methods.METHODS`.
         labels: Class to explain, by number or name: none (the predicted one), one for all, or one each.
         size: Side of the network's images in pixels; None for its own.
-        chunk: Evaluations of the network at once on each device.
+        chunk: Evaluations of the network at once on each device; None: what suits the device.
         seed: Of the random methods and of ties.
         out: Folder of the results.
         force: Whether an earlier run in that folder is replaced.
@@ -64,7 +64,7 @@ class Settings(NamedTuple):
     methods: tuple[str, ...] = DEFAULT
     labels: tuple[str, ...] = ()
     size: int | None = None
-    chunk: int = 16
+    chunk: int | None = None
     seed: int = 0
     out: Path = Path("sparks-out")
     force: bool = False
