@@ -68,7 +68,15 @@ def mean_over(fn: Callable[[Any], Any], xs: Samples, chunk: int) -> Any:
         >>> mean_over(lambda x: x**2, jnp.arange(4.0), chunk=3).item()
         3.5
     """
-    return moments_over(fn, xs, chunk).mean
+    num_samples, chunks = _chunked(xs, chunk)
+    like, zeros = _like(fn, xs)
+
+    def fold(total: Any, part: tuple[Any, Bool[Array, " s"]]) -> tuple[Any, None]:
+        samples, valid = part
+        return jax.tree.map(lambda t, y: t + _sum(y, valid, t.dtype), total, jax.vmap(fn)(samples)), None
+
+    total, _ = jax.lax.scan(fold, zeros, chunks)
+    return jax.tree.map(lambda t, y: (t / num_samples).astype(y.dtype), total, like)
 
 
 def moments_over(fn: Callable[[Any], Any], xs: Samples, chunk: int) -> Moments:
@@ -90,8 +98,7 @@ def moments_over(fn: Callable[[Any], Any], xs: Samples, chunk: int) -> Moments:
         Chan, Golub & LeVeque 1983, Algorithms for computing the sample variance.
     """
     num_samples, chunks = _chunked(xs, chunk)
-    like = jax.eval_shape(fn, jax.tree.map(lambda x: x[0], xs))
-    zeros = jax.tree.map(lambda y: jnp.zeros(y.shape, jnp.promote_types(y.dtype, jnp.float32)), like)
+    like, zeros = _like(fn, xs)
 
     def fold(carry: tuple[Array, Any, Any], part: tuple[Any, Bool[Array, " s"]]) -> tuple[Any, None]:
         count, mean, m2 = carry
@@ -133,13 +140,23 @@ def _chunked(xs: Samples, chunk: int) -> tuple[int, tuple[Samples, Bool[Array, "
     return num_samples, (samples, index < num_samples)
 
 
+def _like(fn: Callable[[Any], Any], xs: Samples) -> tuple[Any, Any]:
+    """What `fn` returns, as shapes, and zeros to sum it in: at least float32."""
+    like = jax.eval_shape(fn, jax.tree.map(lambda x: x[0], xs))
+    return like, jax.tree.map(lambda y: jnp.zeros(y.shape, jnp.promote_types(y.dtype, jnp.float32)), like)
+
+
+def _sum(ys: Array, valid: Array, dtype: Any) -> Array:
+    """Sum of the valid values of a chunk."""
+    return jnp.where(valid.reshape(-1, *(1,) * (ys.ndim - 1)), ys, 0).sum(0, dtype=dtype)
+
+
 def _merge(ys: Array, valid: Array, here: Array, count: Array, mean: Array, m2: Array) -> tuple[Array, Array]:
     """Merge one chunk of values into a running mean and sum of squared deviations, in the dtype of the sums."""
     ys = ys.astype(mean.dtype)
-    weight = valid.astype(mean.dtype).reshape(-1, *(1,) * mean.ndim)
     # Measured from one of the values, so that a large common offset costs no digits.
-    chunk_mean = ys[0] + (weight * (ys - ys[:1])).sum(0) / here.astype(mean.dtype)
+    chunk_mean = ys[0] + _sum(ys - ys[:1], valid, mean.dtype) / here.astype(mean.dtype)
     delta = chunk_mean - mean
     share = (here / (count + here)).astype(mean.dtype)
-    deviations = (weight * (ys - chunk_mean[None]) ** 2).sum(0)
+    deviations = _sum((ys - chunk_mean[None]) ** 2, valid, mean.dtype)
     return mean + share * delta, m2 + deviations + delta**2 * share * count.astype(mean.dtype)
