@@ -45,6 +45,7 @@ def test_the_example_obeys(law, method, network, image, key):
         method = method._replace(options={"baselines": jnp.full((2, 64, 64, 3), 0.5)})
         given["method"] = method
     law = getattr(test_laws, law)
+    assert set(inspect.signature(law).parameters) <= set(given)
     law(**{name: given[name] for name in inspect.signature(law).parameters})
 
 
