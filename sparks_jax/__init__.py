@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sparks_jax import attribution as attribution
+    from sparks_jax import data as data
     from sparks_jax import designs as designs
     from sparks_jax import fourier as fourier
     from sparks_jax import images as images
+    from sparks_jax import jobs as jobs
     from sparks_jax import linalg as linalg
     from sparks_jax import metrics as metrics
     from sparks_jax import models as models
     from sparks_jax import scores as scores
     from sparks_jax import sensitivity as sensitivity
     from sparks_jax import stream as stream
+    from sparks_jax import types as types
     from sparks_jax import viz as viz
     from sparks_jax.jobs.explain import explain as explain
     from sparks_jax.jobs.explain import measure as measure
@@ -26,8 +29,8 @@ __version__ = "0.1.0.dev0"
 
 # Read when first used (PEP 562), so that `sparks --help` does not wait for jax.
 _AREAS = {
-    *("attribution", "designs", "fourier", "images", "linalg", "metrics", "models"),
-    *("scores", "sensitivity", "stream", "viz"),
+    *("attribution", "data", "designs", "fourier", "images", "jobs", "linalg", "metrics", "models"),
+    *("scores", "sensitivity", "stream", "types", "viz"),
 }
 _JOBS = {"explain", "measure"}
 
