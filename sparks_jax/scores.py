@@ -158,6 +158,55 @@ def direction(features: Model, vector: Float[Any, " d"]) -> Score:
     return _score(_direction, features, vector)
 
 
+def segmentation(model: Model, zone: Float[Any, "h w m"]) -> Score:
+    r"""What a segmentation network says of a zone: the mean of its output where the zone is not zero.
+
+    $f(x) = \sum_{ijk} t_{ijk}\, z_{ijk}(x) \,/\, |\{t \ne 0\}|$
+
+    Args:
+        model: From a batch `(b, …)` to a map of numbers for each class `(b h w m)`.
+        zone: Weights $t$: 1 at the pixels and the class explained, 0 elsewhere; signs compare two zones.
+
+    Raises:
+        ValueError: When the score is evaluated, if the zone has another shape than the output.
+
+    Example:
+        >>> zone = jnp.zeros((2, 2, 2)).at[0, :, 1].set(1.0)  # class 1 on the first row
+        >>> segmentation(lambda x: x, zone)(jnp.arange(8.0).reshape(2, 2, 2)).item()
+        2.0
+
+    Reference:
+        Fel et al. 2022, Xplique: a deep learning explainability toolbox, arXiv:2206.04394.
+    """
+    return _score(_segmentation, model, zone)
+
+
+def detection(model: Model, box: Float[Any, "*n d"]) -> Score:
+    r"""How well a detector still sees a box: its best match among the predictions.
+
+    $f(x) = \frac{1}{n} \sum_{r} \max_{p} \mathrm{IoU}(p, r)\; o_p\; \cos(c_p, c_r)$, over the n boxes $r$ given and the
+    predictions $p$ of overlap, objectness $o$ and class scores $c$. Rows of zeros are padding, among both.
+
+    Args:
+        model: From a batch `(b, …)` to predictions `(b p d)` before non-maximum suppression, each
+            `(x1, y1, x2, y2, objectness, class scores …)`.
+        box: One box `(d,)` or several `(n d)`, in the same layout.
+
+    Raises:
+        ValueError: When the score is evaluated, if the layouts differ.
+
+    Example:
+        >>> boxes = jnp.array([[0.0, 0.0, 2.0, 2.0, 1.0, 0.0, 1.0]])
+        >>> half = boxes.at[0, 2].set(1.0).at[0, 4].set(0.8)  # overlap 1/2, objectness 0.8, the same class
+        >>> round(detection(lambda x: x, boxes[0])(half).item(), 4)
+        0.4
+
+    Reference:
+        Petsiuk et al. 2021, Black-box explanation of object detectors via saliency maps, arXiv:2006.03204.
+    """
+    return _score(_detection, model, box)
+
+
 def as_pytree(fn: Any) -> Any:
     """A callable as a pytree, so that it crosses `jax.jit` with its arrays traced.
 
@@ -249,3 +298,38 @@ def _direction(features: Model, vector: Array, x: Array) -> Scalar:
     if acts.shape[-1] != vector.shape[0]:
         raise ValueError(f"direction has {vector.shape[0]} entries for activations of shape {acts.shape}")
     return (acts @ vector).reshape(-1).mean()
+
+
+def _segmentation(model: Model, zone: Array, x: Array) -> Scalar:
+    out = model(x[None])[0]
+    if out.shape != zone.shape:
+        raise ValueError(f"zone has shape {zone.shape} for an output of shape {out.shape} for one image")
+    return (zone * out).sum() / jnp.maximum((zone != 0).sum(), 1)
+
+
+def _detection(model: Model, box: Array, x: Array) -> Scalar:
+    seen, asked = model(x[None])[0], jnp.atleast_2d(box)
+    if seen.ndim != 2 or seen.shape[1] != asked.shape[1] or asked.shape[1] < 6:
+        raise ValueError(
+            f"box has shape {box.shape} for predictions of shape {seen.shape} for one image, expected (p, d)"
+            " and (d,) or (n, d), each row (x1, y1, x2, y2, objectness, class scores …)"
+        )
+    match = _overlap(seen, asked) * seen[:, None, 4] * _cosine(seen[:, 5:], asked[:, 5:])
+    real = (asked != 0).any(1)
+    return jnp.where(real, match.max(0), 0).sum() / jnp.maximum(real.sum(), 1)
+
+
+def _overlap(p: Float[Array, "p d"], r: Float[Array, "n d"]) -> Float[Array, "p n"]:
+    """Intersection over union of every two boxes; zero where both are empty."""
+    p, r = p[:, None], r[None]
+    sides = jnp.minimum(p[..., 2:4], r[..., 2:4]) - jnp.maximum(p[..., :2], r[..., :2])
+    shared = jnp.maximum(sides, 0).prod(-1)
+    areas = [jnp.maximum(b[..., 2:4] - b[..., :2], 0).prod(-1) for b in (p, r)]
+    union = areas[0] + areas[1] - shared
+    return jnp.where(union > 0, shared / jnp.where(union > 0, union, 1), 0)
+
+
+def _cosine(a: Float[Array, "p m"], b: Float[Array, "n m"]) -> Float[Array, "p n"]:
+    """Cosine of every two rows; zero, with a zero gradient, where one of them is."""
+    squares = jnp.square(a).sum(1)[:, None] * jnp.square(b).sum(1)[None]
+    return jnp.where(squares > 0, (a @ b.T) / jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)

@@ -73,3 +73,42 @@ def test_wrong_units(network, image):
         scores.neuron(network.features, (1, 2))(image)
     with pytest.raises(ValueError, match=r"direction has 3 entries for activations of shape \(4, 4, 6\)"):
         scores.direction(network.features, jnp.ones(3))(image)
+
+
+def test_segmentation_is_the_mean_over_the_zone(image):
+    zone = jnp.zeros((8, 8, 3)).at[2:4, 5:, 1].set(1.0)
+    np.testing.assert_allclose(scores.segmentation(lambda x: x, zone)(image), image[2:4, 5:, 1].mean(), rtol=1e-6)
+    contrast = zone - jnp.roll(zone, 1, axis=-1)
+    expected = (image[2:4, 5:, 1] - image[2:4, 5:, 2]).mean() / 2
+    np.testing.assert_allclose(scores.segmentation(lambda x: x, contrast)(image), expected, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"zone has shape \(4, 4, 3\) for an output of shape \(8, 8, 3\)"):
+        scores.segmentation(lambda x: x, jnp.ones((4, 4, 3)))(image)
+
+
+BOXES = jnp.array(
+    [
+        [0.0, 0.0, 2.0, 2.0, 0.5, 1.0, 0.0],  # the box asked for, half sure
+        [1.0, 0.0, 3.0, 2.0, 0.9, 1.0, 1.0],  # overlap 2 / 6, class at 45 degrees
+        [0.0, 0.0, 2.0, 2.0, 1.0, 0.0, 1.0],  # the right place, the other class
+        [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],  # padding
+    ]
+)
+
+
+def test_detection_is_the_best_match():
+    asked = BOXES[0].at[4].set(1.0)
+    f = scores.detection(lambda x: x, asked)
+    np.testing.assert_allclose(f(BOXES), 0.5, rtol=1e-6)
+    np.testing.assert_allclose(f(BOXES.at[0, 4].set(0.0)), 0.9 / 3 / 2**0.5, rtol=1e-6)
+    # Two boxes and one of padding: the mean of 0.5 and of the second class's best, 1.0.
+    several = jnp.stack([asked, BOXES[2], BOXES[3]])
+    np.testing.assert_allclose(scores.detection(lambda x: x, several)(BOXES), 0.75, rtol=1e-6)
+
+
+def test_detection_has_finite_gradients_even_on_padding():
+    f = scores.detection(lambda x: x, BOXES[0])
+    assert jnp.isfinite(jax.grad(f)(BOXES)).all()
+    assert jnp.isfinite(jax.grad(f)(0 * BOXES)).all()
+    assert f(0 * BOXES) == 0
+    with pytest.raises(ValueError, match=r"box has shape \(5,\) for predictions of shape \(4, 7\)"):
+        scores.detection(lambda x: x, BOXES[0, :5])(BOXES)
