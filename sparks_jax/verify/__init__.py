@@ -2,6 +2,8 @@
 
 from sparks_jax.verify.alpha import alpha_crown as alpha_crown
 from sparks_jax.verify.crown import crown as crown
+from sparks_jax.verify.enclosures import Enclosure as Enclosure
+from sparks_jax.verify.enclosures import line as line
 from sparks_jax.verify.eva import eva as eva
 from sparks_jax.verify.eva import eva_hybrid as eva_hybrid
 from sparks_jax.verify.eva import lipschitz_eva as lipschitz_eva
@@ -12,4 +14,5 @@ from sparks_jax.verify.margins import linear_tail as linear_tail
 from sparks_jax.verify.margins import margins as margins
 from sparks_jax.verify.regions import ball as ball
 from sparks_jax.verify.regions import l2_ball as l2_ball
+from sparks_jax.verify.report import report as report
 from sparks_jax.verify.rules import UnsupportedPrimitive as UnsupportedPrimitive

@@ -7,7 +7,6 @@ it becomes a linear function of the input, of which the least value on a box is 
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -124,11 +123,17 @@ def rows(walk: Walk, number: int, chunk: int) -> Box:
     if not isinstance(known, Box) or not jnp.issubdtype(known.lower.dtype, jnp.floating) or known.lower.size == 0:
         return known if isinstance(known, Box) else Box(jnp.asarray(known), jnp.asarray(known))
 
-    def bound(sign: int, i: Array) -> Array:
-        return lower_bound(walk, number, one_hot(i, aval.shape, walk.dtype) * sign)
+    def bound(at: tuple[Array, Array]) -> Array:
+        i, sign = at
+        return sign * lower_bound(walk, number, one_hot(i, aval.shape, walk.dtype) * sign)
 
-    index = jnp.arange(known.lower.size)
-    lower, upper = (sign * stream.stack_over(partial(bound, sign), index, chunk) for sign in (1, -1))
+    index, ones = jnp.arange(known.lower.size), jnp.ones(known.lower.size, walk.dtype)
+    if number == walk.program.output:
+        # Two programs, of which the compiler drops the one that nobody asks for.
+        lower, upper = (stream.stack_over(bound, (index, sign * ones), chunk) for sign in (1, -1))
+    else:
+        both = stream.stack_over(bound, (jnp.tile(index, 2), jnp.concatenate([ones, -ones])), chunk)
+        lower, upper = jnp.split(both, 2)
     return Box(lower.reshape(aval.shape), upper.reshape(aval.shape))
 
 

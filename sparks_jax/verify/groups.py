@@ -25,18 +25,20 @@ class _Group(NamedTuple):
 
     Attributes:
         name: Of the rule.
-        fn: The function of the bounded array, an axis if it has one, and numbers that may be anything.
+        pattern: The function of the bounded array, and an axis if it has one.
         last: Name of its last equation.
         needs: Names that must be somewhere in a program that has it.
-        numbers: Stand-ins for the numbers: any that do not occur in the function.
+        numbers: Constants of the pattern that stand for any number, and become operands of the node.
+        apply: The function of the array and the numbers, if there are any.
         over_axis: Whether it runs along an axis.
     """
 
     name: str
-    fn: Callable[..., Any]
+    pattern: Callable[..., Any]
     last: str
     needs: tuple
     numbers: tuple = ()
+    apply: Any = None
     over_axis: bool = False
 
 
@@ -48,6 +50,8 @@ def _logsumexp_kept(x: Any, axis: int) -> Any:
     return jax.nn.logsumexp(x, axis=axis, keepdims=True)
 
 
+# A number given to a function of `jax.nn` leaves other equations than its default.
+_NUMBER = 0.3125
 _GROUPS = (
     _Group("silu", jax.nn.silu, "mul", ("logistic",)),
     _Group("gelu_tanh", jax.nn.gelu, "mul", ("tanh",)),
@@ -56,9 +60,11 @@ _GROUPS = (
     _Group("log_softmax", jax.nn.log_softmax, "sub", ("exp", "reduce_max"), over_axis=True),
     _Group("logsumexp", jax.nn.logsumexp, "add", ("exp", "reduce_max"), over_axis=True),
     _Group("logsumexp", _logsumexp_kept, "add", ("exp", "reduce_max"), over_axis=True),
-    _Group("leaky_relu", jax.nn.leaky_relu, "select_n", ("ge",), (0.3125,)),
-    _Group("leaky_relu", _leaky, "select_n", ("gt",), (0.3125,)),
-    _Group("elu", jax.nn.elu, "select_n", ("expm1",), (0.3125,)),
+    _Group("leaky_relu", jax.nn.leaky_relu, "select_n", ("ge",), (0.01,), _leaky),
+    _Group("leaky_relu", lambda x: jax.nn.leaky_relu(x, _NUMBER), "select_n", ("ge",), (_NUMBER,), _leaky),
+    _Group("leaky_relu", lambda x: _leaky(x, _NUMBER), "select_n", ("gt",), (_NUMBER,), _leaky),
+    _Group("elu", jax.nn.elu, "select_n", ("expm1",), (1.0,), jax.nn.elu),
+    _Group("elu", lambda x: jax.nn.elu(x, _NUMBER), "select_n", ("expm1",), (_NUMBER,), jax.nn.elu),
     _Group("softplus", jax.nn.softplus, "select_n", ("log1p",)),
 )
 
@@ -103,7 +109,7 @@ def _found(group: _Group, program: Program, makers: dict, node: Node) -> Any:
         pattern, numbers = _pattern(group, shape, dtype, axis)
         seen: dict = {}
         if _agree(pattern, {o: n for n in pattern.nodes for o in n.outputs}, numbers, program, makers, seen, output):
-            fn = group.fn if axis is None else partial(group.fn, axis=axis)
+            fn = group.apply or (group.pattern if axis is None else partial(group.pattern, axis=axis))
             operands = (seen[pattern.input], *(seen[i] for i in numbers))
             if operands[0] in program.bounded and not program.bounded.intersection(operands[1:]):
                 yield Node(group.name, fn, {} if axis is None else {"axis": axis}, operands, (output,), node.source)
@@ -117,7 +123,7 @@ def _inputs_of(group: _Group, shape: tuple, program: Program) -> list:
         return [(shape, axis) for axis in range(len(shape))]
     # The axis that is summed away: of arrays in the program that have the other sides.
     shapes = {program.avals[i].shape for n in program.nodes if n.name == "exp" for i in n.inputs}
-    kept = group.fn is _logsumexp_kept
+    kept = group.pattern is _logsumexp_kept
     reduced = lambda s, k: (*s[:k], *((1,) if kept else ()), *s[k + 1 :])
     return [(s, k) for s in shapes for k in range(len(s)) if reduced(s, k) == tuple(shape)]
 
@@ -125,9 +131,10 @@ def _inputs_of(group: _Group, shape: tuple, program: Program) -> list:
 @lru_cache(256)
 def _pattern(group: _Group, shape: tuple, dtype: str, axis: int | None) -> tuple[Program, tuple]:
     """The trace of a group, and the constants in it that stand for any number."""
-    fn = group.fn if axis is None else partial(group.fn, axis=axis)
-    pattern = trace(lambda x: fn(x, *group.numbers), jax.ShapeDtypeStruct(shape, dtype))
-    anything = tuple(i for i, v in pattern.constants.items() if group.numbers and float(v) in group.numbers)
+    fn = group.pattern if axis is None else partial(group.pattern, axis=axis)
+    pattern = trace(fn, jax.ShapeDtypeStruct(shape, dtype))
+    numbers = [np.asarray(v, dtype) for v in group.numbers]
+    anything = tuple(i for i, v in pattern.constants.items() if any(v.dtype == n.dtype and v == n for n in numbers))
     return pattern, anything
 
 

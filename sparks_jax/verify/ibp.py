@@ -178,9 +178,13 @@ def _as(value: Any, dtype: Any) -> Any:
     return value if isinstance(value, Array | Tracer) else jnp.asarray(value)
 
 
-def _tightest(a: Box, b: Box) -> Box:
-    """The intersection of two boxes around the same values; where rounding made it empty, the number in between."""
-    lower, upper = jnp.maximum(a.lower, b.lower), jnp.minimum(a.upper, b.upper)
+def _tightest(interval: Box, linear: Box) -> Box:
+    """The intersection of two boxes around the same values; where rounding made it empty, the numbers in between.
+
+    A linear bound may be NaN where infinities met: then the interval is all that is known.
+    """
+    lower, upper = (jnp.where(jnp.isnan(b), a, b) for a, b in zip(interval, linear, strict=True))
+    lower, upper = jnp.maximum(interval.lower, lower), jnp.minimum(interval.upper, upper)
     return Box(jnp.minimum(lower, upper), jnp.maximum(lower, upper))
 
 

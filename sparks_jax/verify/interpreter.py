@@ -37,7 +37,7 @@ class Node(NamedTuple):
         params: Parameters of the primitive.
         inputs: Numbers of the values it takes.
         outputs: Numbers of the values it makes; one only if it depends on the input.
-        source: Where the user wrote it.
+        source: Where it was written, and the calls around it, innermost first.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Node(NamedTuple):
     params: Mapping
     inputs: tuple
     outputs: tuple
-    source: Any
+    source: tuple
 
 
 class Program(NamedTuple):
@@ -184,7 +184,7 @@ def _pure(f: Callable[..., Any]) -> Callable[..., Any]:
     return called
 
 
-def _inline(tape: _Tape, jaxpr: Any, consts: Any, numbers: list) -> list:
+def _inline(tape: _Tape, jaxpr: Any, consts: Any, numbers: list, around: tuple = ()) -> list:
     """Append the equations of a jaxpr and return the numbers of its outputs."""
     env = dict(zip(jaxpr.invars, numbers, strict=True))
     env.update((v, tape.constant(c, v.aval)) for v, c in zip(jaxpr.constvars, consts, strict=True))
@@ -197,19 +197,19 @@ def _inline(tape: _Tape, jaxpr: Any, consts: Any, numbers: list) -> list:
         return env[atom]
 
     for eqn in jaxpr.eqns:
-        numbers = [read(v) for v in eqn.invars]
+        numbers, source = [read(v) for v in eqn.invars], (eqn.source_info, *around)
         inner = _inner(eqn, tape.opaque)
         if _is_transparent(tape, eqn, numbers):
             outputs = numbers
         elif inner is not None:
-            outputs = _inline(tape, inner[0], inner[1], numbers)
+            outputs = _inline(tape, inner[0], inner[1], numbers, source)
         elif eqn.primitive.name == "scan" and eqn.params["length"] and any(i in tape.bounded for i in numbers):
-            outputs = _unrolled(tape, eqn.params, numbers)
+            outputs = _unrolled(tape, eqn.params, numbers, source)
         elif eqn.primitive.name == "cond" and _known(tape, numbers[0]) is not None:
             branch = eqn.params["branches"][int(np.clip(_known(tape, numbers[0]), 0, len(eqn.params["branches"]) - 1))]
-            outputs = _inline(tape, branch.jaxpr, branch.consts, numbers[1:])
+            outputs = _inline(tape, branch.jaxpr, branch.consts, numbers[1:], source)
         else:
-            outputs = _append(tape, eqn, numbers)
+            outputs = _append(tape, eqn, numbers, source)
         env.update(zip(eqn.outvars, outputs, strict=True))
     return [read(v) for v in jaxpr.outvars]
 
@@ -244,13 +244,12 @@ def _names(jaxpr: Any) -> set:
     return names.union(*(_names(inner[0]) for inner in inside))
 
 
-def _append(tape: _Tape, eqn: Any, numbers: list) -> list:
+def _append(tape: _Tape, eqn: Any, numbers: list, source: tuple) -> list:
     """One equation as a node; one node for each output if it depends on the input."""
     called = str(eqn.params.get("name")) if eqn.primitive.name in CALLS else ""
     name = called if called in tape.opaque else eqn.primitive.name
     apply = partial(_bind, eqn.primitive, eqn.params)
     outputs = [tape.new(v.aval) for v in eqn.outvars]
-    source = eqn.source_info
     if not any(i in tape.bounded for i in numbers):
         tape.nodes.append(Node(name, apply, eqn.params, tuple(numbers), tuple(outputs), source))
         return outputs
@@ -277,7 +276,7 @@ def _entry(apply: Callable[..., Any], k: int, *operands: Any) -> Any:
     return apply(*operands)[k]
 
 
-def _two_steps(tape: _Tape, name: str, numbers: list, source: Any) -> list | None:
+def _two_steps(tape: _Tape, name: str, numbers: list, source: tuple) -> list | None:
     """A division by what depends on the input as a product with its reciprocal, clamping as a minimum of a maximum."""
     if name == "clamp":
         return _insert(tape, lambda low, x, high: jax.lax.min(jax.lax.max(x, low), high), numbers, source)
@@ -286,7 +285,7 @@ def _two_steps(tape: _Tape, name: str, numbers: list, source: Any) -> list | Non
     return None
 
 
-def _insert(tape: _Tape, f: Callable[..., Any], numbers: list, source: Any = None) -> list:
+def _insert(tape: _Tape, f: Callable[..., Any], numbers: list, source: tuple = ()) -> list:
     """Append the equations of a Python function of some values."""
     closed = jax.make_jaxpr(f)(*(tape.avals[i] for i in numbers))
     start = len(tape.nodes)
@@ -295,14 +294,14 @@ def _insert(tape: _Tape, f: Callable[..., Any], numbers: list, source: Any = Non
     return outputs
 
 
-def _unrolled(tape: _Tape, params: Mapping, numbers: list) -> list:
+def _unrolled(tape: _Tape, params: Mapping, numbers: list, source: tuple) -> list:
     """A scan as `length` copies of its body."""
     num_consts, num_carry, length = params["num_consts"], params["num_carry"], params["length"]
     consts, carry = numbers[:num_consts], numbers[num_consts : num_consts + num_carry]
     xs, ys, body = numbers[num_consts + num_carry :], [], params["jaxpr"]
     for step in reversed(range(length)) if params["reverse"] else range(length):
         here = [_insert(tape, lambda x: jax.lax.index_in_dim(x, step, 0, False), [x])[0] for x in xs]
-        outputs = _inline(tape, body.jaxpr, body.consts, consts + carry + here)
+        outputs = _inline(tape, body.jaxpr, body.consts, consts + carry + here, source)
         carry = outputs[:num_carry]
         ys.append(outputs[num_carry:])
     ys = ys[::-1] if params["reverse"] else ys

@@ -91,7 +91,7 @@ def program_of(f: Callable[..., Any], like: Any, method: str, rules: Rules = Non
     """
     program = grouped(trace(f, like, opaque=tuple(rules or ())))
     _check_batch_statistics(program, method)
-    problems = [(node, reason) for node in _bounded(program) if (reason := _problem(node, program, method, rules))]
+    problems = _problems(program, method, rules)
     if problems:
         raise _unsupported(problems, program, method)
     return program
@@ -122,14 +122,18 @@ def written_at(node: Node) -> str:
     Reference:
         Frostig, Johnson & Leary 2018, Compiling machine learning programs via high-level tracing.
     """
-    traceback = getattr(node.source, "traceback", None)
-    frames = [] if traceback is None else [f for f in traceback.frames if not _is_machinery(f.file_name)]
-    if not frames:
+    frame = next((f for info in node.source if (f := _frame(info)) is not None), None)
+    if frame is None:
         return "an unknown line"
-    own = [f for f in frames if "site-packages" not in f.file_name]
-    frame = (own or frames)[0]
     code = linecache.getline(frame.file_name, frame.line_num).strip()
     return f"{frame.file_name}:{frame.line_num} in {frame.function_name}" + (f": {code}" if code else "")
+
+
+def _frame(info: Any) -> Any:
+    """The innermost line of an equation that is the user's: none in what a jitted function of JAX consists of."""
+    traceback = getattr(info, "traceback", None)
+    frames = [] if traceback is None else [f for f in traceback.frames if not _is_machinery(f.file_name)]
+    return next((f for f in frames if "site-packages" not in f.file_name), next(iter(frames), None))
 
 
 def _is_machinery(path: str) -> bool:
@@ -139,6 +143,18 @@ def _is_machinery(path: str) -> bool:
 
 def _bounded(program: Program) -> list:
     return [node for node in program.nodes if program.bounded.issuperset(node.outputs)]
+
+
+def _problems(program: Program, method: str, rules: Rules) -> list:
+    """Equations that cannot be bounded, with the reason. What they make is not held against those that take it."""
+    problems, unknown = [], set()
+    for node in _bounded(program):
+        reason = _problem(node, program, method, rules)
+        if reason and (reason == "no rule" or not unknown.intersection(node.inputs)):
+            problems.append((node, reason))
+        if reason:
+            unknown.update(node.outputs)
+    return problems
 
 
 def _problem(node: Node, program: Program, method: str, rules: Rules) -> str:
