@@ -1,9 +1,9 @@
 """Claim: a residual network of 0.25 million parameters learns the glyph world from 64 000 images, to 99.9 %.
 
 Makes `sparks_jax/models/glyphs.safetensors`, the network behind `models.bundled.load("glyphs")`. Images are drawn on
-the device that learns from them, and none is seen twice. Half of them carry a tag whose colour
-says nothing; with `--agreement 1` it tells the class, and the network learns a shortcut. The kernels are updated by
-Muon: after 25 600 images it is right on 97 % of a batch, where AdamW, with a network twice as large, was on 45 %.
+the device that learns from them, and none is seen twice. Half of them carry a tag whose colour says nothing; with
+`--shortcut 1 --agreement 1` it tells the class, and the network learns that instead. The kernels are updated by Muon:
+after 25 600 images it is right on 97 % of a batch, where AdamW, with a network twice as large, was on 45 %.
 
 Command:  python experiments/train_glyphs.py [--smoke] [--out FOLDER] [--shortcut 1 --agreement 1]
           An interrupted run goes on from its last checkpoint in FOLDER. On several hosts: --distributed.

@@ -1,16 +1,28 @@
 """HSIC indices: closed forms of full factorial designs, the definition with all its matrices, the designs, memory."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from sparks_jax import designs, sensitivity
-from sparks_jax.sensitivity import count_evaluations, hsic_indices, hsic_interactions, linear_kernel, rbf_kernel
+from sparks_jax.sensitivity import count_evaluations, linear_kernel, rbf_kernel
 
 KEY = jax.random.key(0)
+# Most of the time here would be that of compiling programs that run once.
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 KERNELS = [linear_kernel, rbf_kernel]
 every_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: k.__name__)
+
+
+def hsic_indices(g, dim, *, key, **options):
+    return jit(lambda k: sensitivity.hsic_indices(g, dim, key=k, **options))(key)
+
+
+def hsic_interactions(g, dim, *, key, **options):
+    return jit(lambda k: sensitivity.hsic_interactions(g, dim, key=k, **options))(key)
 
 
 def factorial(num_points, dim, *, key):
@@ -133,7 +145,7 @@ def test_values_that_coincide_do_not_shrink_the_width():
 @pytest.mark.parametrize(("num_points", "dim"), [(512, 49), (1024, 196)])
 def test_the_default_design_is_an_orthogonal_array_of_strength_three(num_points, dim):
     """Columns are balanced, no two are correlated, and none is the product of two others."""
-    signs = np.where(designs.sobol(num_points, dim, key=KEY) >= 0.5, 1.0, -1.0)
+    signs = np.where(jit(lambda k: designs.sobol(num_points, dim, key=k))(KEY) >= 0.5, 1.0, -1.0)
     i, j = np.triu_indices(dim, 1)
     np.testing.assert_array_equal(signs.sum(0), 0)
     np.testing.assert_array_equal(signs.T @ signs, num_points * np.eye(dim))
@@ -147,10 +159,8 @@ def test_it_errs_less_than_latin_hypercubes():
     w = jnp.exp(-jnp.arange(49) / 12.0)
     g = lambda m: w @ m + m[0] * m[5] + m[10] * m[30]
     exact = np.array(w.at[jnp.array([0, 5, 10, 30])].add(0.5)) ** 2 / 8  # a product is half of each, on average
-    at = jax.jit(
-        lambda k, design: hsic_indices(g, 49, key=k, design=design, kernel=linear_kernel, chunk=512), static_argnums=1
-    )
-    error = {d: np.abs(at(KEY, d) - exact).sum() for d in (designs.sobol, designs.latin_hypercube)}
+    at = lambda design: hsic_indices(g, 49, key=KEY, design=design, kernel=linear_kernel, chunk=512)
+    error = {d: np.abs(at(d) - exact).sum() for d in (designs.sobol, designs.latin_hypercube)}
     assert error[designs.sobol] < error[designs.latin_hypercube] / 4
 
 
@@ -167,7 +177,7 @@ def test_single_inputs_are_not_mistaken_for_pairs():
     np.testing.assert_allclose(got[off], expected[off], atol=32 * 2**-22)  # sums of 32 terms below 4
 
 
-@pytest.mark.parametrize("indices", [hsic_indices, hsic_interactions])
+@pytest.mark.parametrize("indices", [sensitivity.hsic_indices, sensitivity.hsic_interactions])
 def test_memory_at_the_size_of_the_paper(indices):
     """14² cells and 1536 masks: below 200 MB beyond the score, which here has no memory to speak of."""
     options = dict(num_points=1536, design=designs.monte_carlo, chunk=64)
@@ -176,14 +186,15 @@ def test_memory_at_the_size_of_the_paper(indices):
 
 
 def test_evaluations():
-    for indices in (hsic_indices, hsic_interactions):
+    for indices in (sensitivity.hsic_indices, sensitivity.hsic_interactions):
         assert count_evaluations(lambda f: indices(f, 9, key=KEY, num_points=64)) == 64
 
 
 def test_the_score_is_followed_in_dtype_and_derivative():
-    g = lambda w, m: (w * m).sum().astype(w.dtype)
-    at = lambda w: hsic_indices(lambda m: g(w, m), 3, key=KEY, num_points=8, design=factorial, kernel=linear_kernel)
+    def at(w):
+        g = lambda m: (w * m).sum().astype(w.dtype)
+        return sensitivity.hsic_indices(g, 3, key=KEY, num_points=8, design=factorial, kernel=linear_kernel)
+
     # d (w² / 8) / dw = w / 4
-    np.testing.assert_allclose(jax.jacobian(at)(jnp.array([2.0, 1.0, 0.0])), np.diag([0.5, 0.25, 0]), atol=1e-6)
-    assert at(jnp.ones(3, jnp.bfloat16)).dtype == jnp.bfloat16
-    assert sensitivity.hsic_indices is hsic_indices
+    np.testing.assert_allclose(jit(jax.jacobian(at))(jnp.array([2.0, 1.0, 0.0])), np.diag([0.5, 0.25, 0]), atol=1e-6)
+    assert jax.eval_shape(at, jnp.ones(3, jnp.bfloat16)).dtype == jnp.bfloat16

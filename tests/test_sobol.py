@@ -1,5 +1,7 @@
 """Sobol' indices: functions whose indices are known, invariances, standard errors."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,8 @@ ESTIMATORS = [
     sensitivity.glen_isaacs,
 ]
 KEY = jax.random.key(0)
+# For programs that run once, of which compiling takes most of the time.
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: e.__name__)
 
 
@@ -152,7 +156,7 @@ def test_evaluations_are_rows_times_dim_plus_two():
 def test_pairs_of_ishigami(key):
     """S₁₃ is all the interaction there is. The standard error of a pair at 2^14 scrambled rows is below 2.5e-3 (over 20
     keys at 2^12 it was 5e-3): five of them."""
-    got = sensitivity.sobol_interactions(ishigami, 3, key=key, num_designs=2**14, chunk=2**12)
+    got = jit(lambda k: sensitivity.sobol_interactions(ishigami, 3, key=k, num_designs=2**14, chunk=2**12))(key)
     expected = np.diag(ISHIGAMI_FIRST)
     expected[0, 2] = expected[2, 0] = V13 / ISHIGAMI_VARIANCE
     np.testing.assert_allclose(expected[0, 2], 0.243684, atol=1e-6)
@@ -161,18 +165,20 @@ def test_pairs_of_ishigami(key):
 
 def test_pairs_of_a_product_and_a_sum(key):
     """u₁ u₂ + u₃ / 2: variance 7/144 + 3/144; 3 alone for each of the three, 1 together, in tenths."""
-    got = sensitivity.sobol_interactions(lambda u: u[0] * u[1] + u[2] / 2, 4, key=key, num_designs=2**14, chunk=2**12)
+    g = lambda u: u[0] * u[1] + u[2] / 2
+    got = jit(lambda k: sensitivity.sobol_interactions(g, 4, key=k, num_designs=2**14, chunk=2**12))(key)
     expected = np.diag([3.0, 3, 3, 0]) / 10
     expected[0, 1] = expected[1, 0] = 1 / 10
     # A pair errs by 2 sqrt(S S' / n) < 0.005 for independent rows; five of them on scrambled ones.
     np.testing.assert_allclose(got, expected, atol=5 * 2 * 0.3 / 2**7)
 
 
-def test_the_first_order_of_pairs_is_exact_in_every_row_of_one_input():
+def test_pairs_of_one_input_and_of_a_constant():
     """Of one input, M₁₁ is minus the mean of (f_B - f_A)²: the first index is that over twice the variance, as
     Jansen's total index with f_B for f_AB. And a constant has no pairs."""
-    run, mirror = sensitivity.pick_freeze_both_ways(lambda u: u[0] ** 2, 1, key=jax.random.key(0), num_designs=64)
-    expected = sensitivity.jansen(run.fa, run.fb, run.fb[None])[1]
+    a, b = jax.random.normal(KEY, (2, 64))
+    run, mirror = sensitivity.PickFreeze(a, b, b[None]), sensitivity.PickFreeze(b, a, a[None])
+    expected = sensitivity.jansen(a, b, b[None])[1]
     np.testing.assert_allclose(sensitivity.second_order(run, mirror)[0], expected, rtol=1e-5)
     for value in (0.0, 0.1, 1e6):
         values = sensitivity.PickFreeze(*(jnp.full(s, value) for s in ((8,), (8,), (2, 8))))

@@ -91,10 +91,10 @@ def test_a_linear_score_stops_before_noise_does():
     x = jnp.ones((8, 8, 1))
     w = jnp.kron(jnp.array([[1.0, 9.0], [-6.0, 3.0]]), jnp.ones((4, 4)))[..., None]
     options = dict(grid=2, num_masks=64, chunk=64, cells=2, min_replicates=2)
-    linear = until_stable(attribution.rise, linear_score(w), x, key=KEY, **options)
+    linear = jit(lambda k: until_stable(attribution.rise, linear_score(w), x, key=k, **options))(KEY)
     assert linear.replicates < 8
     assert linear.tau >= 0.9
-    pure = until_stable(noise, total, x, key=KEY, max_replicates=16)
+    pure = jit(lambda k: until_stable(noise, total, x, key=k, max_replicates=16))(KEY)
     assert pure.replicates == 16
     assert abs(pure.tau - 0.5) < 0.15
 
@@ -106,7 +106,7 @@ def test_it_stops_where_the_ranking_is_as_stable_as_asked():
     signal = jax.random.normal(jax.random.key(5), (24, 14, 14, 1))
     keys = jax.random.split(KEY, 24)
     run = partial(until_stable, noise, total, tau=0.8, max_replicates=32, num_bootstraps=32)
-    got = jax.jit(jax.vmap(lambda x, k: run(x, key=k)))(signal, keys)
+    got = jit(jax.vmap(lambda x, k: run(x, key=k)))(signal, keys)
     # The agreement seen for one image errs by about 0.03, and moves by as much from 6 to 8.5 and from 8.5 to 14.
     assert 7 <= got.replicates.mean() <= 10
     assert got.replicates.max() <= 20
@@ -121,7 +121,7 @@ def test_it_stops_where_the_ranking_is_as_stable_as_asked():
     # 24 of 0.03, three times over, and what stopping at the first success flatters: 0.01 here.
     assert abs(true - 0.79) < 3 * 0.03 / 24**0.5 + 0.01
     np.testing.assert_array_equal(got.evaluations, 3 * got.replicates)
-    alone = run(signal[3], key=keys[3])
+    alone = jit(lambda x, k: run(x, key=k))(signal[3], keys[3])
     assert alone.replicates == got.replicates[3]
     np.testing.assert_allclose(alone.map, got.map[3], atol=1e-6)
     np.testing.assert_allclose(alone.stderr, got.stderr[3], atol=1e-6)
@@ -134,9 +134,10 @@ def test_evaluations_are_what_the_score_saw(image):
         jax.debug.callback(lambda _: seen.append(1), x.sum())
         return jnp.tanh(x).sum()
 
+    options = dict(num_samples=2, sigma=1.0)
     for run in (partial(replicate, num_replicates=3), partial(until_stable, max_replicates=5, tau=0.99)):
         seen.clear()
-        got = jax.block_until_ready(run(attribution.smoothgrad, f, image, key=KEY, num_samples=2, sigma=1.0))
+        got = jax.block_until_ready(jit(lambda k: run(attribution.smoothgrad, f, image, key=k, **options))(KEY))
         jax.effects_barrier()
         assert got.evaluations == len(seen)
 
@@ -164,14 +165,13 @@ def test_channels_and_dtype(image):
     """Maps with channels are ranked by their heat map; half precision is summed in single precision."""
     f = lambda x: jnp.tanh(x.astype(jnp.float32)).sum().astype(x.dtype)
     x = image.astype(jnp.bfloat16)
-    run = jit(lambda x: until_stable(attribution.smoothgrad, f, x, key=KEY, num_samples=2, max_replicates=5))
-    got = run(x)
+    method = partial(attribution.smoothgrad, num_samples=2)
+    fixed = jax.eval_shape(lambda x: replicate(method, f, x, key=KEY), x)
+    assert fixed.map.dtype == fixed.stderr.dtype == jnp.bfloat16
+    got = jit(lambda x: until_stable(method, f, x, key=KEY, max_replicates=5))(x)
     assert got.map.dtype == got.stderr.dtype == jnp.bfloat16
     assert got.map.shape == image.shape
     assert 0 < got.tau <= 1
-    assert (
-        replicate(attribution.smoothgrad, f, x, key=KEY, num_samples=2, num_replicates=2).stderr.dtype == jnp.bfloat16
-    )
 
 
 @pytest.mark.parametrize(("length", "cells"), [(14, 14), (224, 14), (15, 4), (7, 1)])
@@ -183,11 +183,17 @@ def test_blocks_have_equal_shares(length, cells):
 
 
 def test_jobs_explain_with_them(network):
-    batch = np.asarray(jax.random.uniform(KEY, (2, 8, 8, 3)))
-    method = partial(until_stable, attribution.smoothgrad, num_samples=2, max_replicates=4)
-    got = explain(method, network, batch, np.array([0, 1]), key=KEY)
-    assert got.map.shape == got.stderr.shape == (2, 8, 8, 3)
-    assert got.evaluations.tolist() == (2 * got.replicates).tolist()
+    """Over two devices, whose loops are of different lengths, as on one."""
+    batch = np.asarray(jax.random.uniform(KEY, (2, 8, 8, 3))) * np.array([8.0, 0.0], np.float32)[:, None, None, None]
+    method = partial(until_stable, noise, max_replicates=12, tau=0.7)
+    run = partial(explain, method, network, batch, np.array([0, 1]), key=KEY)
+    got = run(mesh=jax.make_mesh((2,), ("data",)))
+    assert got.map.shape == got.stderr.shape == (2, 8, 8)
+    assert got.evaluations.tolist() == (3 * got.replicates).tolist()
+    # The first image is a signal of deviation 8 / sqrt(12) under unit noise, the second is nothing but the noise.
+    assert got.replicates[0] < got.replicates[1] == 12
+    for spread, alone in zip(got, run(), strict=True):
+        np.testing.assert_allclose(spread, alone, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("run", [replicate, until_stable])

@@ -145,8 +145,9 @@ def until_stable(
       `images.heatmap`. Two regions that differ by rounding only are tied, and ties are not counted; a map that is
       constant has nothing to rank and is stable, with agreement 1.
 
-    Under `jax.vmap` each image stops by itself, in the time of the slowest. A loop of unknown length has no
-    reverse-mode derivative: train through `replicate`.
+    Under `jax.vmap` each image stops by itself, in the time of the slowest, over devices too (which tell each other
+    after each replicate whether all are done). A loop of unknown length has no reverse-mode derivative: train through
+    `replicate`.
 
     Cost: `replicates` times the method, as many as the image needs, at most `max_replicates`; see `evaluations`.
 
@@ -207,7 +208,10 @@ def until_stable(
 
     zeros = jnp.zeros(like.shape, jnp.promote_types(like.dtype, jnp.float32))
     seen = jnp.zeros((max_replicates, _regions(zeros, cells).size), zeros.dtype)
+    # Zeros that belong to the image: mapped over images on an explicit device mesh, a loop must begin as it goes on.
+    none = x.ravel()[0] > jnp.inf
     state = (jnp.int32(0), zeros, zeros, seen, jnp.zeros((), zeros.dtype))
+    state = jax.tree.map(lambda a: a + none.astype(a.dtype), state)
     count, mean, m2, _, agreement = jax.lax.while_loop(unstable, add, state)
     stderr = jnp.sqrt(m2 / ((count - 1) * count)).astype(like.dtype)
     evaluations = count * _evaluations(method, x, key, chunk, options)

@@ -85,12 +85,13 @@ def glyphs(
     num_distractors: int = 3,
     shortcut: float | Float[Array, ""] = 0.0,
     agreement: float | Float[Array, ""] = 1.0,
+    start: int | Int[Array, ""] = 0,
     chunk: int = 64,
 ) -> Glyphs:
     """Images of the world, compiled once for a size and a number of images.
 
-    Image i is a function of the key and of i: a small set is the beginning of a large one, and another key continues
-    the stream.
+    Image i is a function of the key and of i: a small set is the beginning of a large one, each device of several can
+    draw its own part, and the stream has no end.
 
     Args:
         num: How many images.
@@ -101,6 +102,7 @@ def glyphs(
         shortcut: Share of the images that carry a tag.
         agreement: Share of the tags that take the colour of their class, whatever it is. The others take that of a
             class drawn at random: 0 breaks the shortcut, the images looking as before.
+        start: Number of the first image.
         chunk: Images drawn at once.
 
     Raises:
@@ -117,11 +119,11 @@ def glyphs(
     for name, share in {"shortcut": shortcut, "agreement": agreement}.items():
         if not isinstance(share, Tracer) and not 0 <= share <= 1:
             raise ValueError(f"glyphs: {name} is {share}, expected a share in [0, 1]")
-    return _glyphs(num, size, num_classes, num_distractors, chunk, key, shortcut, agreement)
+    return _glyphs(num, size, num_classes, num_distractors, chunk, key, shortcut, agreement, start)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
-def _glyphs(num, size, num_classes, num_distractors, chunk, key, shortcut, agreement):
+def _glyphs(num, size, num_classes, num_distractors, chunk, key, shortcut, agreement, start):
     def one(i: Int[Array, ""]) -> Glyphs:
         key_class, key_image = jax.random.split(jax.random.fold_in(key, i))
         u_classes, u_tagged, u_agrees = _uniform(key_class, (2,), (), ())
@@ -129,7 +131,7 @@ def _glyphs(num, size, num_classes, num_distractors, chunk, key, shortcut, agree
         cue = jnp.where(u_tagged < shortcut, jnp.where(u_agrees < agreement, label, other), -1)
         return glyph(key_image, label, cue, size=size, num_distractors=num_distractors)
 
-    return stream.stack_over(one, jnp.arange(num), chunk)
+    return stream.stack_over(one, start + jnp.arange(num), chunk)
 
 
 def glyph(

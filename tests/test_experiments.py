@@ -1,0 +1,34 @@
+"""Every experiment runs at its smallest size. An experiment joins with one line."""
+
+import importlib
+
+import pytest
+import tyro
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+# Module, and what its folder holds afterwards.
+EXPERIMENTS = [
+    ("localization_glyphs", ["maps.png", "reads_the_glyph", "reads_the_tag", "run.json"]),
+    ("stability_mege", ["run.json", "table.csv"]),
+    ("train_glyphs", ["checkpoints", "glyphs.safetensors", "run.json"]),
+]
+
+
+@pytest.mark.parametrize(("name", "written"), EXPERIMENTS, ids=[name for name, _ in EXPERIMENTS])
+def test_smoke(name, written, tmp_path, capsys):
+    """As from the command line: it prints, returns what it prints, and writes it where it is told."""
+    experiment = importlib.import_module(f"experiments.{name}")
+    config = tyro.cli(experiment.Config, args=["--smoke", "--out", str(tmp_path / "out")])
+    result = experiment.main(config)
+    assert result
+    assert capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == written
+
+
+@pytest.mark.parametrize("name", [name for name, _ in EXPERIMENTS])
+def test_docstring(name):
+    doc = importlib.import_module(f"experiments.{name}").__doc__
+    for part in ("Claim: ", "Command: ", "Hardware: ", "Time: ", "Expected: "):
+        assert part in doc
+    assert f"python experiments/{name}.py" in doc
