@@ -1,0 +1,6 @@
+"""What a model sees: concepts, how much of them there is, and how much they matter."""
+
+from sparks_jax.concepts.dictionary import Dictionary as Dictionary
+from sparks_jax.concepts.dictionary import Factorization as Factorization
+from sparks_jax.concepts.dictionary import decode as decode
+from sparks_jax.concepts.dictionary import encode as encode
