@@ -4,3 +4,5 @@ from sparks_jax.concepts.dictionary import Dictionary as Dictionary
 from sparks_jax.concepts.dictionary import Factorization as Factorization
 from sparks_jax.concepts.dictionary import decode as decode
 from sparks_jax.concepts.dictionary import encode as encode
+from sparks_jax.concepts.encoders import nonnegative as nonnegative
+from sparks_jax.concepts.factorize import nmf as nmf

@@ -8,6 +8,7 @@ encoder) is how they find $u$: that is a function, `encoder`, and it travels wit
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
@@ -41,6 +42,46 @@ class Factorization(NamedTuple):
     codes: Float[Array, "*classes n k"]
     errors: Float[Array, "*classes steps"]
 
+    @property
+    def energies(self) -> Float[Array, "*classes k"]:
+        r"""How much of the activations each concept carries, $\sum_n u_{nk}^2 \|d_k\|^2$; 0 for a dead one."""
+        return jnp.sum(self.codes**2, axis=-2) * jnp.sum(self.dictionary.atoms**2, axis=-1)
+
+
+def canonical(
+    codes: Float[Array, "n k"],
+    atoms: Float[Array, "k d"],
+    errors: Float[Array, " steps"],
+    encoder: Callable[..., Any],
+    *,
+    mean: Float[Array, " d"] | None = None,
+) -> Factorization:
+    r"""The same product $U D$ with atoms of norm 1, concepts by falling energy.
+
+    $d_k \leftarrow d_k / \|d_k\|$, $u_k \leftarrow u_k \|d_k\|$. An atom of zeros stays, and is last.
+
+    Args:
+        codes: $U$.
+        atoms: $D$.
+        errors: Passed on.
+        encoder: Passed on.
+        mean: What was subtracted from the activations; nothing by default.
+
+    Example:
+        >>> f = canonical(jnp.array([[1.0, 2.0]]), jnp.array([[0.0, 3.0], [4.0, 0.0]]), jnp.zeros(1), lambda d, a: a)
+        >>> f.dictionary.atoms.tolist(), f.codes.tolist()
+        ([[1.0, 0.0], [0.0, 1.0]], [[8.0, 3.0]])
+
+    Reference:
+        Fel et al. 2023, arXiv:2306.07304.
+    """
+    norms = jnp.linalg.norm(atoms, axis=1)
+    codes = codes * norms[None]
+    order = jnp.argsort(-jnp.sum(codes**2, axis=0))
+    atoms = (atoms / jnp.where(norms > 0, norms, 1)[:, None])[order]
+    mean = jnp.zeros(atoms.shape[1], atoms.dtype) if mean is None else mean
+    return Factorization(Dictionary(atoms, mean, jnp.ones((), atoms.dtype), encoder), codes[:, order], errors)
+
 
 def encode(dictionary: Dictionary, acts: Float[Array, "*batch d"]) -> Float[Array, "*batch k"]:
     r"""The codes of activations: how much of each concept is in each.
@@ -61,7 +102,7 @@ def encode(dictionary: Dictionary, acts: Float[Array, "*batch d"]) -> Float[Arra
         >>> from sparks_jax.concepts import nmf
         >>> acts = jnp.array([[2.0, 0.0], [0.0, 3.0], [2.0, 3.0]])
         >>> fitted = nmf(acts, 2, key=jax.random.key(0))
-        >>> encode(fitted.dictionary, jnp.array([4.0, 3.0])).sum().round(3).item()
+        >>> print(encode(fitted.dictionary, jnp.array([4.0, 3.0])).sum().round(3))
         7.0
 
     Reference:
@@ -91,8 +132,9 @@ def decode(dictionary: Dictionary, codes: Float[Array, "*batch k"]) -> Float[Arr
         >>> from sparks_jax.concepts import nmf
         >>> acts = jnp.array([[2.0, 0.0], [0.0, 3.0]])
         >>> fitted = nmf(acts, 2, key=jax.random.key(0))
-        >>> decode(fitted.dictionary, fitted.codes).round(3).tolist()
-        [[2.0, 0.0], [0.0, 3.0]]
+        >>> print(decode(fitted.dictionary, fitted.codes).round(3))
+        [[2. 0.]
+         [0. 3.]]
 
     Reference:
         Fel et al. 2023, arXiv:2306.07304.

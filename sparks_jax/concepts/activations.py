@@ -1,0 +1,72 @@
+"""What a factorization asks of activations: rows of finite numbers, and enough of them."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Float
+
+
+def checked(
+    acts: Any, rank: int, who: str, *, layer: str | None = None, nonnegative: bool = False, most: str = "n d"
+) -> Float[Array, "n d"]:
+    """The activations in float32 at least, after a clear error if they cannot be factorized.
+
+    Values are looked at only where there are any: under `jit` the shapes and the dtype are checked.
+
+    Args:
+        acts: Activations, one row each.
+        rank: How many concepts are wanted.
+        who: The function that speaks.
+        layer: Where the activations come from, to say so.
+        nonnegative: Whether they must be.
+        most: What bounds the rank: `"n d"`, or `"n"` where there may be more concepts than channels.
+
+    Raises:
+        ValueError: If the shape, the rank or the values do not fit.
+        TypeError: If they are no floating-point numbers.
+    """
+    shape, dtype = jnp.shape(acts), jnp.result_type(acts)
+    of_layer = f" of layer {layer!r}" if layer else ""
+    if len(shape) != 2 or 0 in shape:
+        raise ValueError(
+            f"{who}: activations{of_layer} have shape {shape}, expected rows (n, d); reshape feature maps "
+            "(n, h, w, d) to (n * h * w, d), map classes with jax.vmap"
+        )
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{who}: activations{of_layer} have dtype {dtype}, expected floating-point values")
+    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+        raise ValueError(f"{who}: rank is {rank}, expected a positive integer")
+    bound = min(shape) if most == "n d" else shape[0]
+    if rank > bound:
+        raise ValueError(f"{who}: rank {rank} is above what {shape[0]} rows of {shape[1]} channels{of_layer} can hold")
+    if not isinstance(acts, Tracer):
+        _check_values(np.asarray(acts), rank, who, of_layer, nonnegative)
+    return jnp.asarray(acts).astype(jnp.promote_types(dtype, jnp.float32))
+
+
+def _check_values(acts: np.ndarray, rank: int, who: str, of_layer: str, nonnegative: bool) -> None:
+    if not np.isfinite(acts).all():
+        raise ValueError(f"{who}: activations{of_layer} have NaN or infinite values, expected finite numbers")
+    if nonnegative and acts.min() < 0:
+        raise ValueError(
+            f"{who}: activations{of_layer} are negative down to {acts.min():.4g}, expected non-negative ones as after "
+            "a ReLU; use semi_nmf, which needs no sign"
+        )
+    rows = int((acts != 0).any(axis=1).sum())
+    if rows == 0:
+        raise ValueError(f"{who}: activations{of_layer} are all zero: there is nothing to explain; take another layer")
+    if rows < rank:
+        raise ValueError(f"{who}: {rank} concepts from {rows} rows{of_layer} that are not zero; give more, or ask less")
+
+
+def present(acts: Float[Array, "n d"]) -> Bool[Array, " n"]:
+    """Which rows are data: a row of zeros is padding, for all factorizations.
+
+    So classes with unequal numbers of rows are padded to one shape, and mapped.
+
+    Args:
+        acts: Activations.
+    """
+    return (acts != 0).any(axis=1)
