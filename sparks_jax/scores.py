@@ -9,6 +9,7 @@ A model is any callable from a batch `(b, …)` to one row of numbers each `(b, 
 `logit(network.head, 281)` scores the activations of one image.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -205,6 +206,27 @@ def detection(model: Model, box: Float[Any, "*n d"]) -> Score:
         Petsiuk et al. 2021, Black-box explanation of object detectors via saliency maps, arXiv:2006.03204.
     """
     return _score(_detection, model, box)
+
+
+def logits(model: Model) -> Callable[[Array], Float[Array, " m"]]:
+    r"""All outputs of one input, for methods that compare classes: not a score, and not told which class.
+
+    $f(x) = (z_0(x), \dots, z_{m-1}(x))$
+
+    Args:
+        model: From a batch `(b, …)` to logits `(b, m)`.
+
+    Raises:
+        ValueError: When evaluated, if the model does not return one row.
+
+    Example:
+        >>> logits(lambda x: 2 * x)(jnp.array([0.0, 1.0, 5.0])).tolist()
+        [0.0, 2.0, 10.0]
+
+    Reference:
+        Fel et al. 2023, Don't lie to me!, arXiv:2202.07728 (a method that compares classes).
+    """
+    return Partial(_row, as_pytree(model))
 
 
 def as_pytree(fn: Any) -> Any:

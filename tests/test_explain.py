@@ -12,8 +12,10 @@ from sparks_jax import explain, measure
 from sparks_jax.attribution import grad_cam, saliency, smoothgrad
 from sparks_jax.jobs.batches import _one_batch
 from sparks_jax.jobs.explain import count_evaluations
-from sparks_jax.metrics import deletion, insertion
-from sparks_jax.scores import logit, probability
+from sparks_jax.jobs.measure import count_measurements, examine
+from sparks_jax.metrics import deletion, insertion, random_logit
+from sparks_jax.scores import logit, logits, probability
+from sparks_jax.verify import UnsupportedPrimitive, eva, eva_hybrid, lipschitz_eva
 from tests.tiny import TinyNet
 
 IMAGES = np.asarray(jax.random.uniform(jax.random.key(1), (5, 8, 8, 3)))
@@ -64,6 +66,56 @@ def test_halves_of_a_network(network):
     np.testing.assert_allclose(got[2], expected, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="grad_cam: function has no `features` and `head`"):
         explain(grad_cam, lambda x: x.mean((1, 2)), IMAGES, 0 * LABELS, key=KEY)
+
+
+def lead(f, x, label, *, share):
+    """A method that compares classes itself: how far each pixel takes its class ahead of the others' mean."""
+    return share * jax.grad(lambda x: f(x)[label] - f(x).mean())(x).sum(-1)
+
+
+def test_a_method_that_takes_the_label_is_given_logits(network):
+    """One compilation serves all labels and weights, on a mesh too."""
+
+    def run():
+        for seed in (0, 1):
+            explain(lead, TinyNet(seed), IMAGES, LABELS[::-1], key=KEY, share=2.0)
+
+    assert compilations(run) == 1
+    got = explain(lead, network, IMAGES, LABELS, key=KEY, share=2.0)
+    expected = lead(logits(network), jnp.asarray(IMAGES[3]), 3, share=2.0)
+    np.testing.assert_allclose(got[3], expected, rtol=1e-4, atol=1e-6)
+    spread = explain(lead, network, IMAGES, LABELS, key=KEY, share=2.0, mesh=jax.make_mesh((8,), ("data",)))
+    np.testing.assert_allclose(spread, got, rtol=1e-4, atol=1e-6)
+
+
+def test_halves_of_a_method_that_takes_the_label(network):
+    halves = lambda features, head, x, label: head(features(x[None])[0])[label] * x[..., 0]
+    got = explain(halves, network, IMAGES, LABELS, key=KEY)
+    np.testing.assert_allclose(got[2], network(IMAGES)[2, 2] * IMAGES[2, ..., 0], rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"has no `features` and `head`.*\(features, head, x, label\)"):
+        explain(halves, lambda x: x.mean((1, 2)), IMAGES, 0 * LABELS, key=KEY)
+
+
+def test_metrics_ask_a_method_that_takes_the_label_again(network):
+    """For every other label a map of its own, and the evaluations are those of the maps asked for."""
+    ask = partial(examine, random_logit, lead, network, IMAGES, LABELS, key=KEY, method_options=dict(share=1.0))
+    assert (ask() < 1).all()
+    assert (ask(method_options=dict(share=0.0)) != ask()).all()  # the options are passed on
+    count = partial(count_measurements, random_logit, lead, network, (8, 8, 3), options={})
+    # Two maps, each of two logits with a gradient through both.
+    assert count(method_options=dict(share=1.0)) == 4
+
+
+@pytest.mark.parametrize("method", [eva, eva_hybrid, lipschitz_eva])
+def test_a_needed_option_is_asked_for(network, method):
+    with pytest.raises(TypeError, match=f"^{method.__name__}: radius is not given and has no default; add radius=…"):
+        explain(method, network, IMAGES, LABELS, key=KEY)
+
+
+def test_what_cannot_be_bounded_is_named():
+    model = lambda x: jax.lax.top_k(x.reshape(len(x), -1), 5)[0]
+    with pytest.raises(UnsupportedPrimitive, match="^ibp: no rule for top_k; pass rules="):
+        explain(eva, model, IMAGES, LABELS, key=KEY, radius=0.1)
 
 
 def test_any_score(network):
@@ -144,3 +196,13 @@ def test_integer_images_are_refused(network):
 def test_counted_evaluations(network):
     assert count_evaluations(grad_cam, (8, 8, 3)) == 1
     assert count_evaluations(deletion, (8, 8, 3), jnp.zeros((8, 8)), steps=5) == 6
+
+
+def test_counted_bounds():
+    """A bound counts twice: once for every cell, and once for none of them. Samples of the first half count too."""
+    count = partial(count_evaluations, shape=(8, 8, 3), radius=0.1, grid=3, num_classes=4)
+    assert count(eva) == 2 * (9 + 1)
+    assert count(eva, target=3) == 2 * (9 + 1)
+    assert count(lipschitz_eva) == 2 * (9 + 1) + 1
+    assert count(lipschitz_eva, lipschitz=jnp.ones(4)) == 2 * (9 + 1) + 1
+    assert count(eva_hybrid, num_samples=5) == (9 + 1) * (5 + 3) + (5 + 3)

@@ -99,6 +99,17 @@ def takes(function: Callable[..., Any], name: str) -> bool:
     return name in inspect.signature(function).parameters
 
 
+def positional(function: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of what a function takes by position.
+
+    Example:
+        >>> positional(lambda f, x, *, key: x)
+        ('f', 'x')
+    """
+    parameters = inspect.signature(function).parameters.values()
+    return tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
+
+
 def name_of(function: Any) -> str:
     """The name of a function, through `functools.partial`.
 

@@ -15,7 +15,7 @@ from jaxtyping import PRNGKeyArray
 
 from sparks_jax import images as images_
 from sparks_jax.jobs import methods as known_methods
-from sparks_jax.jobs.batches import check_batch, name_of
+from sparks_jax.jobs.batches import check_batch, count_classes, name_of
 from sparks_jax.jobs.explain import ScoreMaker, count_evaluations, explain
 from sparks_jax.jobs.measure import count_measurements, examine, measure, reads
 from sparks_jax.jobs.measures import MEASURES, Metric
@@ -112,7 +112,7 @@ def evaluate(
         {name: method.title for name, method in asked_methods.items()},
         {name: metric.title for name, metric in asked_metrics.items()},
         {name: metric.higher for name, metric in asked_metrics.items()},
-        {}, {}, [], _about(len(images), seed, smoke), groups,
+        {}, {}, [], _about(len(images), count_classes(model, images), seed, smoke), groups,
     )  # fmt: skip
     try:
         for name, method in asked_methods.items():
@@ -135,15 +135,14 @@ def _evaluate_method(
         start = time.perf_counter()
         try:
             raw = explain(method.call, model, images, labels, score=method.score, **common, **options)
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
             _note(table, f"{name} was left out: {str(error).partition(chr(10))[0]}")
             return
         heat = np.stack([importance(method, one) for one in raw])
         signed = (raw if raw.ndim == 3 else raw.sum(-1)) if method.signed else None
-        cost = Making(
-            time.perf_counter() - start, count_evaluations(method.call, images.shape[1:], **options), method.gradients
-        )
-        maps = Maps(heat, signed, cost)
+        seconds, classes = time.perf_counter() - start, table.about["classes"]
+        count = count_evaluations(method.call, images.shape[1:], num_classes=classes, **options)
+        maps = Maps(heat, signed, Making(seconds, count, method.gradients))
         store.write_maps(name, what, maps)
     table.makings[name] = maps.making
     _note_constant_maps(table, name, maps.importance)
@@ -153,7 +152,7 @@ def _evaluate_method(
         if cell is None:
             try:
                 cell = _cell(table, metric, method, maps, model, images, labels, masks, common)
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, NotImplementedError) as error:
                 _note(table, f"{title} of {name} was left out: {str(error).partition(chr(10))[0]}")
                 continue
             store.write_cell(name, title, asked, cell)
@@ -178,8 +177,9 @@ def _cell(
         out = measure(metric.call, model, images, labels, heat, masks=masks, score=metric.score, **common, **options)
     values, curve = _values_of(out)
     cost = count_measurements(
-        metric.call, method.call, model, images.shape[1:], options=options, method_options=method_options
-    )
+        metric.call, method.call, model, images.shape[1:], options=options, method_options=method_options,
+        num_classes=table.about["classes"],
+    )  # fmt: skip
     return Cell(values, interval(values, table.about["seed"], table.groups), time.perf_counter() - start, cost, curve)
 
 
@@ -253,5 +253,6 @@ def _note_constant_maps(table: Table, name: str, heat: np.ndarray) -> None:
         _note(table, f"{name}: {constant} of {len(heat)} maps are constant, so that their order of pixels is random")
 
 
-def _about(num_images: int, seed: list[int], smoke: bool) -> dict[str, Any]:
-    return {"images": num_images, "seed": seed[-1], "smoke": smoke, "device": device(), "versions": versions()}
+def _about(num_images: int, num_classes: int, seed: list[int], smoke: bool) -> dict[str, Any]:
+    known = {"images": num_images, "classes": num_classes, "seed": seed[-1], "smoke": smoke}
+    return known | {"device": device(), "versions": versions()}

@@ -15,9 +15,8 @@ A metric is a function of one image, and says by the names of its positional par
 | `explain_model` | from a model to its map |
 """
 
-import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +25,8 @@ from jax.sharding import Mesh
 from jax.tree_util import Partial
 from jaxtyping import PRNGKeyArray
 
-from sparks_jax.jobs.batches import check_batch, count_classes, name_of, over_images, takes
-from sparks_jax.jobs.explain import ScoreMaker, asked, check_halves, options_of
+from sparks_jax.jobs.batches import check_batch, count_classes, name_of, over_images, positional, takes
+from sparks_jax.jobs.explain import Counted, ScoreMaker, asked, check_method, counted_options, options_of
 from sparks_jax.scores import logit, probability
 from sparks_jax.sensitivity import count_evaluations
 from sparks_jax.types import Score
@@ -148,7 +147,7 @@ def examine(
     """
     name, images, labels = name_of(metric), np.asarray(images), np.asarray(labels)
     check_batch(name, model, images, labels)
-    check_halves(method, model)
+    check_method(method, model, method_options or {})
     if takes(metric, "num_classes"):
         options = {"num_classes": count_classes(model, images)} | options
 
@@ -174,8 +173,7 @@ def reads(metric: Callable[..., Any]) -> tuple[str, ...]:
         >>> reads(deletion)
         ('f', 'x', 'heatmap')
     """
-    parameters = inspect.signature(metric).parameters.values()
-    names = tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
+    names = positional(metric)
     if unknown := [name for name in names if name not in READS]:
         raise ValueError(f"{name_of(metric)}: a metric reads some of {', '.join(READS)}, not {unknown[0]}")
     return names
@@ -183,7 +181,7 @@ def reads(metric: Callable[..., Any]) -> tuple[str, ...]:
 
 def count_measurements(
     metric: Callable[..., Any], method: Callable[..., Any], model: Any, shape: tuple[int, int, int], *,
-    options: dict[str, Any], method_options: dict[str, Any],
+    options: dict[str, Any], method_options: dict[str, Any], num_classes: int = 1000,
 ) -> int:  # fmt: skip
     """How many times a metric has the model evaluated for one image, by itself or by asking the method again.
 
@@ -194,6 +192,7 @@ def count_measurements(
         shape: Height, width and channels of an image.
         options: Passed to the metric.
         method_options: Passed to the method.
+        num_classes: Of the model.
 
     Example:
         >>> from sparks_jax.attribution import saliency
@@ -201,25 +200,22 @@ def count_measurements(
         >>> count_measurements(deletion, saliency, None, (4, 4, 3), options=dict(steps=8), method_options={})
         9
     """
-    needed = {"num_classes": 2} if takes(metric, "num_classes") else {}
-    whole = {
-        "method": options_of(method, jax.random.key(0), 1) | method_options,
-        "metric": options_of(metric, jax.random.key(0), 1) | needed | options,
-    }
+    needed = {"num_classes": num_classes} if takes(metric, "num_classes") else {}
+    of_method = options_of(method, jax.random.key(0), 1) | method_options | counted_options(method)
+    of_metric = options_of(metric, jax.random.key(0), 1) | needed | options
 
     def run(f: Score, x: Any, heatmap: Any, label: Any) -> Any:
-        halves = _Halves(lambda x: x, f)
-        known = _known(method, lambda a: a.reshape(*x.shape[:2], -1)[..., 0], lambda *_: f, halves, label, x, whole)
-        known |= {"heatmap": lambda: heatmap, "mask": lambda: heatmap > 0, "model": lambda: model}
-        return metric(*(known[name]() for name in reads(metric)), **whole["metric"])
+        network = Counted(method, f, num_classes)
+
+        def map_of(_: Any, label: Any, x: Any) -> Any:
+            return method(*asked(method, logit, network, label, x), **of_method).reshape(*x.shape[:2], -1)[..., 0]
+
+        known = _known(map_of, logit, model, label, x) | {"f": lambda: f}
+        known |= {"heatmap": lambda: heatmap, "mask": lambda: heatmap > 0}
+        return metric(*(known[name]() for name in reads(metric)), **of_metric)
 
     pixels, integer = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct((), jnp.int32)
     return count_evaluations(run, pixels, jax.ShapeDtypeStruct(shape[:2], jnp.float32), integer)
-
-
-class _Halves(NamedTuple):
-    features: Callable[..., Any]
-    head: Callable[..., Any]
 
 
 def _measure_one(metric: Any, score: Any, model: Any, label: Any, x: Any, rest: Any, options: dict[str, Any]) -> Any:
@@ -231,18 +227,16 @@ def _examine_one(
     metric: Any, method: Any, reduce: Any, score: Any, model: Any, label: Any, x: Any, rest: Any, options: Any
 ) -> Any:
     del rest
-    known = _known(method, reduce, score, model, label, x, options)
+
+    def map_of(model: Any, label: Any, x: Any) -> Any:
+        return reduce(method(*asked(method, score, model, label, x), **options["method"]))
+
+    known = _known(map_of, score, model, label, x)
     return metric(*(known[name]() for name in reads(metric)), **options["metric"])
 
 
-def _known(
-    method: Any, reduce: Any, score: Any, model: Any, label: Any, x: Any, options: Any
-) -> dict[str, Callable[[], Any]]:
+def _known(map_of: Any, score: Any, model: Any, label: Any, x: Any) -> dict[str, Callable[[], Any]]:
     """What a metric may read, by name, made when it is read."""
-
-    def map_of(model: Any, label: Any, x: Any) -> Any:
-        return reduce(method(*asked(method, score, model, label), x, **options["method"]))
-
     return {
         "f": lambda: score(model, label),
         "x": lambda: x,

@@ -164,7 +164,7 @@ def _explain_block(
         tick(f"{name}: {', '.join(result.picture.source.title for result in results)}", 0)
         try:
             panels = _panels(summary, name, results, settings)
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
             summary.skipped[name] = str(error).partition("\n")[0]
             continue
         for result, panel in zip(results, panels, strict=True):
@@ -204,7 +204,8 @@ def _panels(summary: Summary, name: str, results: list[Result], settings: Settin
     raw = explain(method.call, model, batch, labels, score=method.score, **common, **options)
     summary.seconds[name] += time.perf_counter() - start
     if name not in summary.forwards:
-        summary.forwards[name] = count_evaluations(method.call, batch.shape[1:], **options)
+        classes = len(summary.network.classes)
+        summary.forwards[name] = count_evaluations(method.call, batch.shape[1:], num_classes=classes, **options)
     heat = np.stack([importance(method, one) for one in raw])
     start = time.perf_counter()
     walks = measure(deletion_and_insertion, whole, batch, labels, heat, **common, **curves)

@@ -114,7 +114,7 @@ def eva_hybrid(
     are the image, the two corners, and uniform noise that is the same for all cells; a box that reaches further than
     that of all cells is cut by it.
 
-    Cost: (grid² + 1) (num_samples + 3) F of the features and grid² + 1 bounds of the head. Unsigned.
+    Cost: (grid² + 2) (num_samples + 3) F of the features and grid² + 1 bounds of the head. Unsigned.
 
     Args:
         features: From a batch of images `(b h w c)` to activations `(b …)`.
