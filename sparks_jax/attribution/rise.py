@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from sparks_jax import stream
+from sparks_jax import sensitivity
 from sparks_jax.images import Baseline, for_images, inpaint
 from sparks_jax.types import Heatmap, Image, Score
 
@@ -53,13 +53,9 @@ def rise(
     Reference:
         Petsiuk et al. 2018, RISE: randomized input sampling for explanation of black-box models, arXiv:1806.07421.
     """
-
-    def seen(key: PRNGKeyArray) -> tuple[Heatmap, Heatmap]:
-        mask = random_mask((x.shape[0], x.shape[1]), key=key, grid=grid, keep=keep).astype(x.dtype)
-        return f(inpaint(x, mask, baseline=baseline)) * mask, mask
-
-    weighted, visible = stream.mean_over(seen, jax.random.split(key, num_masks), chunk)
-    return jnp.where(visible > 0, weighted / jnp.where(visible > 0, visible, 1), 0).astype(x.dtype)
+    mask = lambda key: random_mask((x.shape[0], x.shape[1]), key=key, grid=grid, keep=keep).astype(x.dtype)
+    seen = lambda mask: f(inpaint(x, mask, baseline=baseline))
+    return sensitivity.mean_while_present(seen, mask, key=key, num_masks=num_masks, chunk=chunk).astype(x.dtype)
 
 
 def random_mask(

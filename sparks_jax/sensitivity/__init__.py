@@ -1,5 +1,6 @@
 """How a number depends on an array, image or not: pixels, concepts and tables alike."""
 
+from sparks_jax.sensitivity.affine import is_affine as is_affine
 from sparks_jax.sensitivity.evaluations import count_evaluations as count_evaluations
 from sparks_jax.sensitivity.gradients import gauss_legendre as gauss_legendre
 from sparks_jax.sensitivity.gradients import gradient as gradient
@@ -20,6 +21,7 @@ from sparks_jax.sensitivity.linear import cosine_kernel as cosine_kernel
 from sparks_jax.sensitivity.linear import euclidean_kernel as euclidean_kernel
 from sparks_jax.sensitivity.linear import local_linear as local_linear
 from sparks_jax.sensitivity.masks import leave_one_out as leave_one_out
+from sparks_jax.sensitivity.masks import mean_while_present as mean_while_present
 from sparks_jax.sensitivity.masks import random_coalitions as random_coalitions
 from sparks_jax.sensitivity.runs import PickFreeze as PickFreeze
 from sparks_jax.sensitivity.runs import pick_freeze as pick_freeze

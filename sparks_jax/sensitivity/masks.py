@@ -1,6 +1,7 @@
 """Coalitions: which inputs are present (1) and which are hidden (0), and what a number loses when one is hidden."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,3 +65,45 @@ def random_coalitions(
     """
     drawn = jax.random.bernoulli(key, keep, (num_samples - 1, dim))
     return jnp.concatenate([jnp.ones((1, dim), bool), drawn])
+
+
+def mean_while_present(
+    g: Callable[[Any], Scalar],
+    draw: Callable[[PRNGKeyArray], Float[Array, "*d"]],
+    *,
+    key: PRNGKeyArray,
+    num_masks: int = 4000,
+    chunk: int = 64,
+) -> Float[Array, "*d"]:
+    r"""Mean of a number over random masks, each input weighting them by how much of it is present.
+
+    $\phi_i = \sum_k g(m_k)\, m_{ki} \,/\, \sum_k m_{ki}$
+
+    An estimate of $\mathbb{E}[g(m) \mid i \text{ present}]$: only differences between inputs mean something, since a
+    constant gives that constant. 0 for an input that is in no mask.
+
+    Cost: `num_masks` evaluations of `g`.
+
+    Args:
+        g: From a mask, in [0, 1], to one number.
+        draw: From a key to a mask, of any shape.
+        key: Draws the masks, each from a key of its own.
+        num_masks: How many.
+        chunk: Evaluations at once.
+
+    Example:
+        >>> draw = lambda key: jax.random.bernoulli(key, shape=(2,)).astype(float)
+        >>> phi = mean_while_present(lambda m: 4 * m[0], draw, key=jax.random.key(0))
+        >>> [round(float(v)) for v in phi]  # 4 while the first is present; 4 in one of two masks with the second
+        [4, 2]
+
+    Reference:
+        Petsiuk et al. 2018, RISE: randomized input sampling for explanation of black-box models, arXiv:1806.07421.
+    """
+
+    def seen(key: PRNGKeyArray) -> tuple[Array, Array]:
+        mask = draw(key)
+        return g(mask) * mask, mask
+
+    weighted, present = stream.mean_over(seen, jax.random.split(key, num_masks), chunk)
+    return jnp.where(present > 0, weighted / jnp.where(present > 0, present, 1), 0)
