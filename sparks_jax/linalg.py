@@ -1,4 +1,4 @@
-"""Dense linear algebra for kernels and codes: orthogonalisation, operator norms, non-negative least squares.
+"""Dense linear algebra for kernels and codes: orthogonalisation, operator norms, least squares, correlation.
 
 Matrix products are at `precision="highest"`, because certificates rest on them. Batch with `jax.vmap`.
 """
@@ -252,3 +252,34 @@ def _solve_on(face: Bool[Array, " k"], a: Array, target: Array, extra: Array) ->
     solve = lambda rhs: scale * jax.scipy.linalg.cho_solve(factor, scale * rhs)
     x = solve(_dot(a.T, target) + extra)
     return x + solve(_dot(a.T, target - _dot(a, x)) + extra)
+
+
+def pearson(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, ""]:
+    r"""Linear correlation of two arrays of one shape.
+
+    $\rho = \langle a - \bar a, b - \bar b \rangle \,/\, \|a - \bar a\| \|b - \bar b\| \in [-1, 1]$
+
+    A constant array is correlated with nothing: 0; so is one that varies by no more than rounding does.
+
+    Example:
+        >>> a = jnp.array([1.0, 2.0, 3.0, 4.0])
+        >>> [round(pearson(a, b).item(), 4) for b in (2 * a + 1, a**2, -a, jnp.ones(4))]
+        [1.0, 0.9844, -1.0, 0.0]
+
+    Reference:
+        Rodgers & Nicewander 1988, Thirteen ways to look at the correlation coefficient.
+    """
+    (u, varies), (v, also_varies) = _unit(a), _unit(b)
+    return jnp.where(varies & also_varies, jnp.clip((u * v).sum(), -1, 1), 0)
+
+
+def _unit(a: Float[Array, "..."]) -> tuple[Float[Array, "..."], Bool[Array, ""]]:
+    """Centred and of norm 1, in at least float32; and whether it varies: by more than the rounding of its values."""
+    a = a.astype(jnp.promote_types(a.dtype, jnp.float32))
+    rounding = 4 * jnp.finfo(a.dtype).eps * lax.stop_gradient(jnp.abs(a).max())
+    a = a - a.mean()
+    spread = lax.stop_gradient(jnp.abs(a).max())
+    varies = spread > rounding
+    a = a / jnp.where(varies, spread, 1)  # so that squares of small numbers do not vanish
+    square = jnp.square(a).sum()
+    return a / jnp.sqrt(jnp.where(varies, square, 1)), varies

@@ -4,48 +4,17 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from sparks_jax import images, stream
 from sparks_jax.images import Baseline, as_baseline, for_images
+from sparks_jax.linalg import pearson as pearson
 from sparks_jax.metrics.maps import for_heatmaps, min_max
 from sparks_jax.metrics.similarity import spearman
 from sparks_jax.segments import grid_cells
 from sparks_jax.types import Heatmap, Image, Scalar, Score
 
 Correlation = Callable[[Array, Array], Scalar]
-
-
-def pearson(a: Float[Array, "..."], b: Float[Array, "..."]) -> Scalar:
-    r"""Linear correlation of two arrays of one shape.
-
-    $\rho = \langle a - \bar a, b - \bar b \rangle \,/\, \|a - \bar a\| \|b - \bar b\| \in [-1, 1]$
-
-    A constant array is correlated with nothing: 0; so is one that varies by no more than rounding does.
-
-    Example:
-        >>> a = jnp.array([1.0, 2.0, 3.0, 4.0])
-        >>> [round(pearson(a, b).item(), 4) for b in (2 * a + 1, a**2, -a, jnp.ones(4))]
-        [1.0, 0.9844, -1.0, 0.0]
-
-    Reference:
-        Rodgers & Nicewander 1988, Thirteen ways to look at the correlation coefficient.
-    """
-    (u, varies), (v, also_varies) = _unit(a), _unit(b)
-    return jnp.where(varies & also_varies, jnp.clip((u * v).sum(), -1, 1), 0)
-
-
-def _unit(a: Float[Array, "..."]) -> tuple[Float[Array, "..."], Bool[Array, ""]]:
-    """Centred and of norm 1, in at least float32; and whether it varies: by more than the rounding of its values."""
-    a = a.astype(jnp.promote_types(a.dtype, jnp.float32))
-    rounding = 4 * jnp.finfo(a.dtype).eps * jax.lax.stop_gradient(jnp.abs(a).max())
-    a = a - a.mean()
-    spread = jax.lax.stop_gradient(jnp.abs(a).max())
-    varies = spread > rounding
-    a = a / jnp.where(varies, spread, 1)  # so that squares of small numbers do not vanish
-    square = jnp.square(a).sum()
-    return a / jnp.sqrt(jnp.where(varies, square, 1)), varies
-
 
 # Published protocols, for use with `**`. Xplique hides each cell with a probability of `subset` instead of exactly that
 # share of them, so that its correlation is also one with the number of cells hidden.
