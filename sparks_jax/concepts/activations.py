@@ -4,6 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
@@ -26,6 +27,16 @@ def checked(
     Raises:
         ValueError: If the shape, the rank or the values do not fit.
         TypeError: If they are no floating-point numbers.
+
+    Example:
+        >>> checked(jnp.ones((3, 2)), 2, "nmf").dtype
+        dtype('float32')
+        >>> checked(jnp.ones((3, 2)), 3, "nmf", layer="conv5")
+        Traceback (most recent call last):
+        ValueError: nmf: rank 3 is above what 3 rows of 2 channels of layer 'conv5' can hold
+
+    Reference:
+        Lee & Seung 1999, Learning the parts of objects by non-negative matrix factorization.
     """
     shape, dtype = jnp.shape(acts), jnp.result_type(acts)
     of_layer = f" of layer {layer!r}" if layer else ""
@@ -68,5 +79,34 @@ def present(acts: Float[Array, "n d"]) -> Bool[Array, " n"]:
 
     Args:
         acts: Activations.
+
+    Example:
+        >>> present(jnp.array([[1.0, 0.0], [0.0, 0.0]])).tolist()
+        [True, False]
+
+    Reference:
+        Lee & Seung 1999, Learning the parts of objects by non-negative matrix factorization.
     """
     return (acts != 0).any(axis=1)
+
+
+def spare_rows(
+    acts: Float[Array, "n d"], misfit: Float[Array, " n"], missing: Bool[Array, " k"]
+) -> Float[Array, "k d"]:
+    """The rows that are explained worst, another one for each atom that is missing; rows for the others mean nothing.
+
+    Args:
+        acts: Activations.
+        misfit: How badly each row is explained.
+        missing: Which atoms need one.
+
+    Example:
+        >>> acts, misfit = jnp.eye(3), jnp.array([1.0, 3.0, 2.0])
+        >>> spare_rows(acts, misfit, jnp.array([False, True]))[1].tolist()
+        [0.0, 1.0, 0.0]
+
+    Reference:
+        Arthur & Vassilvitskii 2007, k-means++: the advantages of careful seeding.
+    """
+    _, worst = lax.top_k(misfit, len(missing))
+    return acts[worst[jnp.maximum(jnp.cumsum(missing) - 1, 0)]]

@@ -76,11 +76,54 @@ def canonical(
         Fel et al. 2023, arXiv:2306.07304.
     """
     norms = jnp.linalg.norm(atoms, axis=1)
-    codes = codes * norms[None]
-    order = jnp.argsort(-jnp.sum(codes**2, axis=0))
-    atoms = (atoms / jnp.where(norms > 0, norms, 1)[:, None])[order]
+    return ordered(codes * norms[None], unit(atoms), errors, encoder, mean=mean)
+
+
+def unit(atoms: Float[Array, "k d"]) -> Float[Array, "k d"]:
+    r"""Atoms of norm 1: $d / \|d\|$. Zeros stay.
+
+    Args:
+        atoms: One each row.
+
+    Example:
+        >>> print(unit(jnp.array([[3.0, 4.0], [0.0, 0.0]])))
+        [[0.6 0.8]
+         [0.  0. ]]
+
+    Reference:
+        Fel et al. 2023, arXiv:2306.07304.
+    """
+    norms = jnp.linalg.norm(atoms, axis=1, keepdims=True)
+    return atoms / jnp.where(norms > 0, norms, 1)
+
+
+def ordered(
+    codes: Float[Array, "n k"],
+    atoms: Float[Array, "k d"],
+    errors: Float[Array, " steps"],
+    encoder: Callable[..., Any],
+    *,
+    mean: Float[Array, " d"] | None = None,
+) -> Factorization:
+    r"""A factorization whose concepts come by falling energy $\sum_n u_{nk}^2 \|d_k\|^2$, with atoms as they are.
+
+    Args:
+        codes: $U$.
+        atoms: $D$.
+        errors: Passed on.
+        encoder: Passed on.
+        mean: What was subtracted from the activations; nothing by default.
+
+    Example:
+        >>> ordered(jnp.array([[1.0, 2.0]]), jnp.eye(2), jnp.zeros(1), lambda d, a: a).codes.tolist()
+        [[2.0, 1.0]]
+
+    Reference:
+        Fel et al. 2023, arXiv:2306.07304.
+    """
+    order = jnp.argsort(-jnp.sum(codes**2, axis=0) * jnp.sum(atoms**2, axis=1))
     mean = jnp.zeros(atoms.shape[1], atoms.dtype) if mean is None else mean
-    return Factorization(Dictionary(atoms, mean, jnp.ones((), atoms.dtype), encoder), codes[:, order], errors)
+    return Factorization(Dictionary(atoms[order], mean, jnp.ones((), atoms.dtype), encoder), codes[:, order], errors)
 
 
 def encode(dictionary: Dictionary, acts: Float[Array, "*batch d"]) -> Float[Array, "*batch k"]:
@@ -102,7 +145,7 @@ def encode(dictionary: Dictionary, acts: Float[Array, "*batch d"]) -> Float[Arra
         >>> from sparks_jax.concepts import nmf
         >>> acts = jnp.array([[2.0, 0.0], [0.0, 3.0], [2.0, 3.0]])
         >>> fitted = nmf(acts, 2, key=jax.random.key(0))
-        >>> print(encode(fitted.dictionary, jnp.array([4.0, 3.0])).sum().round(3))
+        >>> print(encode(fitted.dictionary, jnp.array([4.0, 3.0])).sum().round())
         7.0
 
     Reference:
@@ -132,7 +175,7 @@ def decode(dictionary: Dictionary, codes: Float[Array, "*batch k"]) -> Float[Arr
         >>> from sparks_jax.concepts import nmf
         >>> acts = jnp.array([[2.0, 0.0], [0.0, 3.0]])
         >>> fitted = nmf(acts, 2, key=jax.random.key(0))
-        >>> print(decode(fitted.dictionary, fitted.codes).round(3))
+        >>> print(decode(fitted.dictionary, fitted.codes).round())
         [[2. 0.]
          [0. 3.]]
 

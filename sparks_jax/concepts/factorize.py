@@ -1,4 +1,4 @@
-r"""Non-negative matrix factorizations: activations as sums of parts, $A \approx U D$ with codes $U \ge 0$.
+r"""Activations as sums of parts, $A \approx U D$ with codes $U \ge 0$: NMF, its variants, semi-NMF.
 
 All are pure functions of `(n d)` activations and a key, computed in float32 at least. The outcome is canonical: atoms
 of norm 1, concepts by falling energy. Rows of zeros are padding and change nothing, so that classes with unequal
@@ -6,18 +6,21 @@ numbers of rows are padded to one shape and mapped with `jax.vmap`.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from sparks_jax.concepts.activations import checked
-from sparks_jax.concepts.dictionary import Factorization, canonical
-from sparks_jax.concepts.encoders import nonnegative, sweep
-from sparks_jax.concepts.svd import nndsvda
+from sparks_jax.concepts.activations import checked, spare_rows
+from sparks_jax.concepts.dictionary import Factorization, canonical, unit
+from sparks_jax.concepts.encoders import nonnegative, solve_on, sweep
+from sparks_jax.concepts.svd import nndsvda, randomized_svd
 
 _dot = functools.partial(jnp.matmul, precision="highest")
+# (x, G, t) -> x that lowers <x, G x> / 2 - <t, x>: how one factor, one row for each concept, is updated.
+Update = Callable[[Float[Array, "k n"], Float[Array, "k k"], Float[Array, "k n"]], Float[Array, "k n"]]
 
 
 def nmf(
@@ -31,7 +34,7 @@ def nmf(
 ) -> Factorization:
     r"""Non-negative matrix factorization by hierarchical alternating least squares.
 
-    $\min_{U \ge 0, D \ge 0} \tfrac12 \|A - U D\|_F^2$, each row of $D$ and column of $U$ in turn exactly, the others
+    $\min_{U \ge 0, D \ge 0} \tfrac12 \|A - U D\|_F^2$, each column of $U$ and row of $D$ in turn exactly, the others
     fixed: $u_k \leftarrow \max(0, u_k + (A d_k - U D d_k) / \|d_k\|^2)$
 
     The error never rises. No penalty is added. An atom that no row uses takes the direction of the row that is
@@ -62,21 +65,129 @@ def nmf(
         local algorithms for large scale nonnegative matrix and tensor factorizations.
     """
     acts = checked(acts, rank, "nmf", layer=layer, nonnegative=True)
-    u, d = nndsvda(acts, rank, key=key)
-    u, total = u.T, jnp.sum(acts**2)
+    update = functools.partial(_sweeps, num_sweeps)
+    return _alternate(acts, *nndsvda(acts, rank, key=key), update, update, num_steps)
+
+
+def nmf_mu(
+    acts: Float[Array, "n d"], rank: int, *, key: PRNGKeyArray, num_steps: int = 200, layer: str | None = None
+) -> Factorization:
+    r"""Non-negative matrix factorization by multiplicative updates.
+
+    $U \leftarrow U \odot A D^\top / (U D D^\top)$, $D \leftarrow D \odot U^\top A / (U^\top U D)$
+
+    Nothing but products and a ratio, for hundreds of concepts on an accelerator; the error never rises, and falls more
+    slowly than with `nmf` near the end.
+
+    Cost: two products of the activations with `rank` vectors a step.
+
+    Args:
+        acts: $A \ge 0$, one row for each crop, position or token.
+        rank: How many concepts.
+        key: Draws the random vectors of the start (NNDSVDa).
+        num_steps: Updates of both factors.
+        layer: Where the activations come from, for error messages.
+
+    Raises:
+        ValueError: As `nmf`.
+        TypeError: As `nmf`.
+
+    Example:
+        >>> acts = jnp.array([[2.0, 0.0, 0.0], [0.0, 3.0, 4.0], [2.0, 3.0, 4.0]])
+        >>> print(jnp.abs(nmf_mu(acts, 2, key=jax.random.key(0)).dictionary.atoms.round(1)))
+        [[0.  0.6 0.8]
+         [1.  0.  0. ]]
+
+    Reference:
+        Lee & Seung 2001, Algorithms for non-negative matrix factorization.
+    """
+    acts = checked(acts, rank, "nmf_mu", layer=layer, nonnegative=True)
+    return _alternate(acts, *nndsvda(acts, rank, key=key), _multiply, _multiply, num_steps)
+
+
+def semi_nmf(
+    acts: Float[Array, "n d"],
+    rank: int,
+    *,
+    key: PRNGKeyArray,
+    num_steps: int = 50,
+    num_sweeps: int = 2,
+    layer: str | None = None,
+) -> Factorization:
+    r"""Semi-NMF: non-negative codes on atoms of either sign, for activations of either sign.
+
+    $\min_{U \ge 0} \tfrac12 \|A - U D\|_F^2$: $D \leftarrow (U^\top U)^{-1} U^\top A$, then the columns of $U$ in turn
+
+    The error never rises. It starts from the positive or the negative parts of singular vectors, whichever are heavier.
+
+    Cost: two products of the activations with `rank` vectors a step.
+
+    Args:
+        acts: $A$, one row for each crop, position or token.
+        rank: How many concepts.
+        key: Draws the random vectors of the start.
+        num_steps: Updates of both factors.
+        num_sweeps: Passes over the concepts in an update of the codes.
+        layer: Where the activations come from, for error messages.
+
+    Raises:
+        ValueError: If activations are not finite, all zero or no rows, or hold fewer than `rank` concepts.
+        TypeError: If they are no floating-point numbers.
+
+    Example:
+        >>> acts = jnp.array([[3.0, -4.0], [0.0, 2.0], [3.0, 2.0]])
+        >>> fitted = semi_nmf(acts, 2, key=jax.random.key(0))
+        >>> (fitted.codes >= 0).all().item(), (fitted.dictionary.atoms < 0).any().item()
+        (True, True)
+
+    Reference:
+        Ding, Li & Jordan 2010, Convex and semi-nonnegative matrix factorizations.
+    """
+    acts = checked(acts, rank, "semi_nmf", layer=layer)
+    u, _, _ = randomized_svd(acts, rank, key=key)
+    heavier = jnp.sum(jnp.maximum(u, 0) ** 2, axis=0) >= jnp.sum(jnp.minimum(u, 0) ** 2, axis=0)
+    u = jnp.maximum(jnp.where(heavier[None], u, -u), 0)
+    d = _least_squares(u.T, _dot(u.T, u), _dot(u.T, acts))
+    return _alternate(acts, u, d, functools.partial(_sweeps, num_sweeps), _least_squares, num_steps)
+
+
+def _sweeps(num_sweeps: int, x: Array, gram: Array, target: Array) -> Float[Array, "k n"]:
+    return lax.fori_loop(0, num_sweeps, lambda _, x: sweep(x, gram, target), x)
+
+
+def _multiply(x: Array, gram: Array, target: Array) -> Float[Array, "k n"]:
+    below = _dot(gram, x)
+    return jnp.where(below > 0, x * target / jnp.where(below > 0, below, 1), 0)
+
+
+def _least_squares(_: Array, gram: Array, target: Array) -> Float[Array, "k n"]:
+    return solve_on(jnp.ones(len(gram), bool), gram, target)
+
+
+def _alternate(
+    acts: Array, codes: Array, atoms: Array, update_codes: Update, update_atoms: Update, num_steps: int
+) -> Factorization:
+    """Codes given the atoms, atoms given the codes, and again; the error of each pair."""
+    total, lengths = jnp.sum(acts**2), jnp.sum(acts**2, axis=1)
 
     def step(pair: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
         u, d = pair
         target, gram = _dot(d, acts.T), _dot(d, d.T)
-        u = lax.fori_loop(0, num_sweeps, lambda _, u: sweep(u, gram, target), u)
-        misfit = jnp.sum(acts**2, axis=1) + jnp.sum(u * (_dot(gram, u) - 2 * target), axis=0)
+        u = update_codes(u, gram, target)
+        misfit = lengths + jnp.sum(u * (_dot(gram, u) - 2 * target), axis=0)
         target, gram = _dot(u, acts), _dot(u, u.T)
-        d = lax.fori_loop(0, num_sweeps, lambda _, d: sweep(d, gram, target), d)
+        d = update_atoms(d, gram, target)
         return _revived(u, d, misfit, acts), relative_error(total, target, gram, d)
 
-    first = relative_error(total, _dot(u, acts), _dot(u, u.T), d)
-    (u, d), errors = lax.scan(step, (u, d), length=num_steps)
+    first = relative_error(total, _dot(codes.T, acts), _dot(codes.T, codes), atoms)
+    (u, d), errors = lax.scan(step, (codes.T, atoms), length=num_steps)
     return canonical(u.T, d, jnp.append(first, errors), Partial(nonnegative))
+
+
+def _revived(u: Array, d: Array, misfit: Float[Array, " n"], acts: Array) -> tuple[Array, Array]:
+    """Atoms of zero take the directions of the rows explained worst, one each; without codes, so no error rises."""
+    dead = ~(d != 0).any(axis=1)
+    return jnp.where(dead[:, None], 0, u), jnp.where(dead[:, None], unit(spare_rows(acts, misfit, dead)), d)
 
 
 def relative_error(
@@ -105,12 +216,3 @@ def relative_error(
     """
     rest = total - 2 * jnp.vdot(target, atoms) + jnp.vdot(gram, _dot(atoms, atoms.T))
     return jnp.sqrt(jnp.maximum(rest, 0) / jnp.where(total > 0, total, 1))
-
-
-def _revived(u: Array, d: Array, misfit: Float[Array, " n"], acts: Array) -> tuple[Array, Array]:
-    """Atoms of zero take the directions of the rows explained worst, one each; without codes, so that no error rises."""
-    dead = ~(d != 0).any(axis=1)
-    _, worst = lax.top_k(misfit, len(d))
-    rows = acts[worst[jnp.where(dead, jnp.cumsum(dead) - 1, 0)]]
-    rows = rows / jnp.maximum(jnp.linalg.norm(rows, axis=1, keepdims=True), jnp.finfo(d.dtype).tiny)
-    return jnp.where(dead[:, None], 0, u), jnp.where(dead[:, None], rows, d)

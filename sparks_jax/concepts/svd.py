@@ -45,9 +45,27 @@ def randomized_svd(
         q = _dot(acts, q)
     q, _ = jnp.linalg.qr(q)
     left, s, vt = jnp.linalg.svd(_dot(q.T, acts), full_matrices=False)
-    u, s, vt = _dot(q, left[:, :rank]), s[:rank], vt[:rank]
-    sign = jnp.sign(jnp.take_along_axis(vt, jnp.abs(vt).argmax(axis=1)[:, None], axis=1))
-    return u * sign.T, s, vt * sign
+    vt, signs = signed(vt[:rank])
+    return _dot(q, left[:, :rank]) * signs[None], s[:rank], vt
+
+
+def signed(atoms: Float[Array, "k d"]) -> tuple[Float[Array, "k d"], Float[Array, " k"]]:
+    """Atoms whose entry of largest modulus is positive, and the signs that made them so.
+
+    Args:
+        atoms: Directions that a sign does not change.
+
+    Example:
+        >>> atoms, signs = signed(jnp.array([[1.0, -2.0]]))
+        >>> atoms.tolist(), signs.tolist()
+        ([[-1.0, 2.0]], [-1.0])
+
+    Reference:
+        Bro, Acar & Kolda 2008, Resolving the sign ambiguity in the singular value decomposition.
+    """
+    greatest = jnp.take_along_axis(atoms, jnp.abs(atoms).argmax(axis=1)[:, None], axis=1)
+    signs = jnp.where(greatest < 0, -1, 1).astype(atoms.dtype)
+    return atoms * signs, signs[:, 0]
 
 
 def nndsvda(
