@@ -1,8 +1,9 @@
 r"""The only loops over samples: a scan over chunks, a `vmap` inside each.
 
-Peak memory grows with `chunk`, never with the number of samples, because `mean_over` and `moments_over` fold each
-chunk into running sums and `stack_over` keeps what `fn` returns and nothing else. So let `fn` be handed something light
-(an index, a key, a small mask) and make the heavy thing (noise, an upsampled mask) inside.
+Peak memory grows with `chunk`, never with the number of samples, because `mean_over`, `moments_over` and
+`extremes_over` fold each chunk into what they know so far and `stack_over` keeps what `fn` returns and nothing else. So
+let `fn` be handed something light (an index, a key, a small mask) and make the heavy thing (noise, an upsampled mask)
+inside.
 """
 
 from collections.abc import Callable
@@ -112,6 +113,34 @@ def moments_over(fn: Callable[[Any], Any], xs: Samples, chunk: int) -> Moments:
     (_, mean, m2), _ = jax.lax.scan(fold, (jnp.float32(0), zeros, zeros), chunks)
     variance = jax.tree.map(lambda s: s / max(num_samples - 1, 1), m2)
     return Moments(*(jax.tree.map(lambda v, y: v.astype(y.dtype), t, like) for t in (mean, variance)))
+
+
+def extremes_over(fn: Callable[[Any], Any], xs: Samples, chunk: int) -> tuple[Any, Any]:
+    r"""The least and the greatest value of each entry of `fn` over the leading axis of `xs`.
+
+    $\min_i \mathrm{fn}(x_i)$ and $\max_i \mathrm{fn}(x_i)$; NaN where any value is.
+
+    Args:
+        fn: From one sample to a floating-point array or a pytree of them.
+        xs: Pytree of arrays with a common leading axis.
+        chunk: Samples evaluated at once.
+
+    Example:
+        >>> extremes_over(lambda x: x**2, jnp.array([-3.0, 1.0, 2.0]), chunk=2)
+        (Array(1., dtype=float32), Array(9., dtype=float32))
+    """
+    _, (samples, _) = _chunked(xs, chunk)  # a sample that is repeated changes no extreme
+    like, zeros = _like(fn, xs)
+
+    def fold(ends: tuple[Any, Any], part: Any) -> tuple[tuple[Any, Any], None]:
+        ys = jax.vmap(fn)(part)
+        least = jax.tree.map(lambda end, y: jnp.minimum(end, y.min(0)), ends[0], ys)
+        return (least, jax.tree.map(lambda end, y: jnp.maximum(end, y.max(0)), ends[1], ys)), None
+
+    start = (jax.tree.map(lambda z: z + jnp.inf, zeros), jax.tree.map(lambda z: z - jnp.inf, zeros))
+    ends, _ = jax.lax.scan(fold, start, samples)
+    least, greatest = (jax.tree.map(lambda end, y: end.astype(y.dtype), tree, like) for tree in ends)
+    return least, greatest
 
 
 def stack_over(fn: Callable[[Any], Any], xs: Samples, chunk: int) -> Any:

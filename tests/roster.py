@@ -4,7 +4,7 @@
 within `atol` (the statistical error where the method samples); `complete`: the map sums to f(x) - f(0);
 `samples`: the option that says how many samples are drawn, at least `fewest`;
 `per_sample`: how many evaluations each costs; `network`: what the method is asked about; `reads_label`: its map depends
-on the class.
+on the class. A method that is given logits is asked about the second of two classes whose logits are 0 and the score.
 """
 
 from collections.abc import Callable
@@ -14,14 +14,16 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from sparks_jax import attribution, designs, images, sensitivity
+from sparks_jax import attribution, designs, images, sensitivity, verify
 from tests.tiny import TinyNet, TinyReluNet
 
 
 class Method(NamedTuple):
     name: str
     fn: Callable[..., Any]
-    family: str  # "score": fn(f, x, …); "halves": fn(features, head, x, …)
+    # "score": fn(f, x, …); "halves": fn(features, head, x, …); "logits": fn(f, x, label, …);
+    # "halves and logits": fn(features, head, x, label, …)
+    family: str
     needs_key: bool
     options: dict[str, Any]
     linear: Callable[[Any, Any], Any]
@@ -32,6 +34,11 @@ class Method(NamedTuple):
     per_sample: int = 1
     network: Callable[[int], Any] = TinyNet
     reads_label: bool = True
+
+    @property
+    def compares(self) -> bool:
+        """Whether it is given logits and the label."""
+        return "logits" in self.family
 
 
 def _patches(w, x):
@@ -49,6 +56,16 @@ def _shares(w, x):
 def _cells(w, x):
     """Contribution of each of the 4 × 4 cells of an 8 × 8 image."""
     return np.kron((w * x).sum(-1).reshape(4, 2, 4, 2).sum((1, 3)), np.ones((2, 2)))
+
+
+def _moved(w, x):
+    """How much a move of 1/4 of every pixel of each of the 2 × 2 cells of an 8 × 8 image can change a linear score."""
+    return np.kron(abs(w).sum(-1).reshape(2, 4, 2, 4).sum((1, 3)) / 4, np.ones((4, 4)))
+
+
+def _reached(w, x):
+    """How much shorter the longest move by 1/4 gets when one of 2 × 2 cells is fixed, times the norm of the weights."""
+    return np.full(x.shape[:2], (x.size**0.5 - (3 / 4 * x.size) ** 0.5) / 4 * np.linalg.norm(w))
 
 
 def _constant(w, x):
@@ -136,6 +153,17 @@ METHODS = [
         "fem", attribution.fem, "halves", False, dict(kappa=1.0), lambda w, x: _standing_out(x, 1.0),
         network=TinyReluNet, reads_label=False,
     ),
+    # Sums of 192 terms below 4 / 4: 192 · 2⁻²³.
+    Method("eva", verify.eva, "logits", False, dict(radius=0.25, grid=2), _moved, 3e-5, network=TinyReluNet),
+    # Of the head, whose activations are the pixels: the corners make the box exact.
+    Method(
+        "eva_hybrid", verify.eva_hybrid, "halves and logits", True, dict(radius=0.25, grid=2, num_samples=4), _moved,
+        3e-5, "num_samples", fewest=4, per_sample=6,
+    ),
+    Method(
+        "lipschitz_eva", verify.lipschitz_eva, "halves and logits", False, dict(radius=0.25, grid=2), _reached, 3e-4,
+        network=TinyReluNet,
+    ),
 ]  # fmt: skip
 
 # Options under which the linear closed form holds.
@@ -151,8 +179,7 @@ LINEAR_OPTIONS = {
 }
 
 
-def call(method: Method, f_or_halves: Any, x: Any, key: Any, **more: Any) -> Any:
+def call(method: Method, about: tuple[Any, ...], x: Any, key: Any, label: Any, **more: Any) -> Any:
     """The map of one image, whatever the family."""
-    given = f_or_halves if isinstance(f_or_halves, tuple) else (f_or_halves,)
     options = {**method.options, **more} | ({"key": key} if method.needs_key else {})
-    return partial(method.fn, **options)(*given, x)
+    return partial(method.fn, **options)(*about, x, *([label] if method.compares else []))

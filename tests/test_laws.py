@@ -9,9 +9,9 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from sparks_jax.jobs.explain import count_evaluations, explain
-from sparks_jax.scores import logit
+from sparks_jax.scores import logit, logits
 from tests.roster import LINEAR_OPTIONS, METHODS, call
-from tests.tiny import linear_score
+from tests.tiny import linear_logits, linear_score
 
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
 every_random_method = pytest.mark.parametrize("method", [m for m in METHODS if m.needs_key], ids=lambda m: m.name)
@@ -26,23 +26,20 @@ def network(method):
     return method.network(0)
 
 
-def asked(method, network, label=1):
-    """What the method is asked about a network: its score, or its two halves."""
-    if method.family == "halves":
-        return network.features, logit(network.head, label)
-    return logit(network, label)
-
-
 def explained(method, network, label, x, key, **more):
-    return call(method, asked(method, network, label), x, key, **more)
+    """The map of a class of a network, of which the method is asked about a score, the logits, or two halves."""
+    halves = (network.features, network.head) if "halves" in method.family else (network,)
+    of = logits if method.compares else lambda half: logit(half, label)
+    return call(method, (*halves[:-1], of(halves[-1])), x, key, label, **more)
 
 
 @every_method
 def test_signature(method):
-    """Score (or halves) and image come first, everything else is a keyword, `key` if and only if it is random."""
+    """Score or logits (or halves), image and perhaps label come first, the rest are keywords, `key` if it is random."""
     parameters = inspect.signature(method.fn).parameters
     positional = [n for n, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
-    assert positional == (["features", "head", "x"] if method.family == "halves" else ["f", "x"])
+    about = ["features", "head"] if "halves" in method.family else ["f"]
+    assert positional == [*about, "x", *(["label"] if method.compares else [])]
     assert all(p.kind is p.KEYWORD_ONLY for n, p in parameters.items() if n not in positional)
     assert ("key" in parameters) == method.needs_key
     assert not method.needs_key or parameters["key"].default is inspect.Parameter.empty
@@ -51,16 +48,16 @@ def test_signature(method):
 @every_method
 def test_linear_score(method, image, key):
     w = np.asarray(jax.random.normal(jax.random.key(2), image.shape))
-    f = linear_score(jnp.asarray(w))
-    given = (lambda x: x, f) if method.family == "halves" else f
-    got = call(method, given, image, key, **LINEAR_OPTIONS.get(method.name, {}))
+    f = (linear_logits if method.compares else linear_score)(jnp.asarray(w))
+    given = (lambda x: x, f) if "halves" in method.family else (f,)
+    got = call(method, given, image, key, 1, **LINEAR_OPTIONS.get(method.name, {}))
     np.testing.assert_allclose(got, method.linear(w, np.asarray(image)), atol=method.atol)
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if m.complete], ids=lambda m: m.name)
 def test_completeness(method, network, image, key):
     f = logit(network, 1)
-    attributed = call(method, f, image, key, num_steps=16).sum()
+    attributed = call(method, (f,), image, key, 1, num_steps=16).sum()
     # 16 Gauss-Legendre nodes are exact to rounding for tanh of arguments below 2: 192 terms of float32.
     assert abs(attributed - (f(image) - f(0 * image))) < 192 * 2**-23
 

@@ -22,6 +22,17 @@ def test_moments_are_those_of_numpy(chunk):
 
 
 @pytest.mark.parametrize("chunk", CHUNKS)
+def test_extremes_are_those_of_numpy(chunk):
+    x = np.random.default_rng(0).normal(size=(37, 3)).astype(np.float32)
+    x[5, 2] = np.nan
+    least, greatest = stream.extremes_over(lambda v: {"cube": v**3}, jnp.asarray(x), chunk)
+    np.testing.assert_array_equal(least["cube"], np.float32(jnp.asarray(x) ** 3).min(0))
+    np.testing.assert_array_equal(greatest["cube"], np.float32(jnp.asarray(x) ** 3).max(0))
+    half = stream.extremes_over(lambda v: v, jnp.asarray(x, jnp.bfloat16), chunk)
+    assert half[0].dtype == half[1].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("chunk", CHUNKS)
 def test_stack_keeps_the_order(chunk):
     double, index = stream.stack_over(lambda v: (2 * v, v[None]), jnp.arange(37), chunk)
     np.testing.assert_array_equal(double, 2 * np.arange(37))

@@ -37,5 +37,11 @@ def linear_score(w):
     return jax.tree_util.Partial(_weighted_sum, w)
 
 
+def linear_logits(w):
+    """Two classes whose logits are 0 and the linear score."""
+    rows = jnp.stack([jnp.zeros(w.size), w.ravel()])
+    return lambda x: rows @ x.ravel()
+
+
 def _weighted_sum(w, x):
     return (w * x).sum()

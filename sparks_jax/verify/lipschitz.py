@@ -94,7 +94,7 @@ def _row_norms(program: Program, values: dict, gains: dict) -> Array:
             return sum((norms(k) for k in node.inputs if k in program.bounded), jnp.zeros(1))
         if node is not None and node.name == "dot_general" and len(known) == 1 and values[known[0]].ndim == 2:
             (taken,) = [k for k in node.inputs if k in program.bounded]
-            return jnp.sqrt(jnp.square(values[known[0]]).sum(1)) * gains[taken]
+            return _root(jnp.square(values[known[0]]).sum(1)) * gains[taken]
         return gains[i]
 
     return jnp.broadcast_to(norms(program.output), program.avals[program.output].shape)
@@ -147,5 +147,10 @@ def _norms(node: Node, affine: Affine, known: list, avals: list) -> list:
         one = lambda v, k=k: absolute(*(v if i == k else jnp.zeros_like(o) for i, o in enumerate(ones)))
         forward = one(ones[k])
         (backward,) = jax.linear_transpose(one, like[k])(jnp.ones_like(forward))
-        norms.append(jnp.sqrt(forward.max() * backward.max()))
+        norms.append(_root(forward.max() * backward.max()))
     return norms
+
+
+def _root(square: Array) -> Array:
+    """The square root, with a gradient at zero: the margin of a class to itself is a row of zeros."""
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
