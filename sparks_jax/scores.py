@@ -159,6 +159,34 @@ def direction(features: Model, vector: Float[Any, " d"]) -> Score:
     return _score(_direction, features, vector)
 
 
+def concept(features: Model, dictionary: Any, k: Label, *, pool: Callable[[Array], Scalar] = jnp.mean) -> Score:
+    r"""How much of a concept there is: the mean of its code over positions, or its maximum.
+
+    $f(x) = \mathrm{pool}_p\, u_{pk}$ with $u = \mathrm{encoder}(D, (a(x) - \mu) / \sigma)$
+
+    Its derivative goes through the encoder: of non-negative least squares, by the closed form.
+
+    Args:
+        features: From a batch `(b, …)` to activations `(b, …, d)`.
+        dictionary: A `concepts.Dictionary`: what has its atoms, mean, scale and encoder.
+        k: The concept, in 0 … k − 1. A traced one outside the concepts gives NaN.
+        pool: From the codes of all positions to one number: `jnp.mean` or `jnp.max`.
+
+    Raises:
+        ValueError: When the score is evaluated, if `k` is no concept or the atoms have another length.
+
+    Example:
+        >>> from sparks_jax.concepts import Dictionary, nonnegative
+        >>> colours = Dictionary(jnp.eye(2), jnp.zeros(2), jnp.ones(()), jax.tree_util.Partial(nonnegative))
+        >>> concept(lambda x: x, colours, 1)(jnp.array([[1.0, 2.0], [3.0, -4.0]])).item()  # of 2 and 0
+        1.0
+
+    Reference:
+        Fel et al. 2023, CRAFT, arXiv:2211.10154.
+    """
+    return _score(_concept, features, dictionary, k, as_pytree(pool))
+
+
 def segmentation(model: Model, zone: Float[Any, "h w m"]) -> Score:
     r"""What a segmentation network says of a zone: the mean of its output where the zone is not zero.
 
@@ -275,12 +303,10 @@ def _row(model: Model, x: Array) -> Float[Array, " m"]:
     return out[0]
 
 
-def _entry(row: Float[Array, " m"], label: Any) -> Scalar:
+def _entry(row: Float[Array, " m"], label: Any, of: str = "classes") -> Scalar:
     """`row[label]`: an error or NaN outside the classes, where JAX alone would silently take the nearest one."""
     if not isinstance(label, Tracer) and not 0 <= int(label) < row.shape[0]:
-        raise ValueError(
-            f"label {int(label)} is outside the {row.shape[0]} classes 0 … {row.shape[0] - 1} of the model"
-        )
+        raise ValueError(f"label {int(label)} is outside the {row.shape[0]} {of} 0 … {row.shape[0] - 1} of the model")
     return row.at[label].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
@@ -321,6 +347,14 @@ def _direction(features: Model, vector: Array, x: Array) -> Scalar:
     if acts.shape[-1] != vector.shape[0]:
         raise ValueError(f"direction has {vector.shape[0]} entries for activations of shape {acts.shape}")
     return (acts @ vector).reshape(-1).mean()
+
+
+def _concept(features: Model, dictionary: Any, k: Any, pool: Any, x: Array) -> Scalar:
+    acts, d = features(x[None])[0], dictionary.atoms.shape[-1]
+    if acts.shape[-1] != d:
+        raise ValueError(f"concept has atoms of length {d} for activations of shape {acts.shape}")
+    rows = (acts.reshape(-1, d) - dictionary.mean[None]) / dictionary.scale
+    return pool(jax.vmap(lambda u: _entry(u, k, "concepts"))(dictionary.encoder(dictionary.atoms, rows)))
 
 
 def _segmentation(model: Model, zone: Array, x: Array) -> Scalar:

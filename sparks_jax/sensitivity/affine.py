@@ -71,7 +71,7 @@ def _follow(jaxpr: Jaxpr, inputs: Sequence[_Is]) -> list[_Is]:
 def _step(equation: JaxprEqn, operands: Sequence[_Is]) -> Sequence[_Is]:
     name, worst = equation.primitive.name, max(operands, default=_Is.CONSTANT)
     if name in _CALLS:
-        body = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
+        body: Any = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
         return _follow(getattr(body, "jaxpr", body), operands)
     first_only = worst == operands[0] and not any(operands[1:]) if operands else True
     stays = (
