@@ -9,6 +9,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 # Module, and what its folder holds afterwards.
 EXPERIMENTS = [
+    ("eva_digits", ["digits_certified_0", "maps_digits.png", "run.json", "table.csv"]),
     ("localization_glyphs", ["maps.png", "reads_the_glyph", "reads_the_tag", "run.json"]),
     ("stability_mege", ["run.json", "table.csv"]),
     ("train_glyphs", ["checkpoints", "glyphs.safetensors", "run.json"]),
