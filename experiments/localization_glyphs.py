@@ -27,6 +27,7 @@ from jax.sharding import Mesh
 from scipy.stats import binomtest
 
 from experiments import train_glyphs
+from experiments.attribution_benchmark import at_evaluations
 from sparks_jax import attribution, evaluate, metrics, viz
 from sparks_jax.data.glyphs import CLASSES, Glyphs, glyphs
 from sparks_jax.jobs.measures import MEASURES, Metric
@@ -98,16 +99,7 @@ ASK_AGAIN = ("average_stability", "max_sensitivity", "random_logit", "model_rand
 
 def methods(config: Config) -> dict[str, Method]:
     """The methods, at sizes for images of 64 pixels, and the two that know no network."""
-    designs, samples = dict(num_designs=-(-config.evaluations // 66)), dict(num_samples=config.evaluations)
-    smaller = {
-        "sobol": partial(attribution.sobol, **designs),
-        "sobol_first": partial(attribution.sobol_first, **designs),
-        "sobol_signed": partial(attribution.sobol_signed, **designs),
-        "rise": partial(attribution.rise, num_masks=config.evaluations),
-        "kernel_shap": partial(attribution.kernel_shap, **samples),
-        "lime": partial(attribution.lime, **samples),
-        "occlusion": partial(attribution.occlusion, patch=8, stride=4),
-    }
+    smaller = at_evaluations(config.evaluations) | {"occlusion": partial(attribution.occlusion, patch=8, stride=4)}
     chosen = {name: METHODS[name] for name in config.methods or METHODS}
     chosen |= {name: chosen[name]._replace(call=call) for name, call in smaller.items() if name in chosen}
     return chosen | {EDGES: Method(edges, EDGES, "", 0), NOISE: Method(noise, NOISE, "", 0)}
@@ -155,13 +147,13 @@ def main(config: Config) -> dict[str, Any]:
             key=jax.random.key(config.seed), smoke=config.smoke, out=folder(config, name), force=config.force,
         )  # fmt: skip
         print(tables[name])
-    leaderboard(config, networks[READS_GLYPH], world)
     shifts = {method: shift(tables, method) for method in tables[READS_TAG].makings}
     print(f"\nMass on the tag, of the network that {READS_TAG} minus the other:")
     print("\n".join(f"{method:24} {show(of)}" for method, of in shifts.items()))
     record = {"accuracies": found, "shifts": {method: of._asdict() for method, of in shifts.items()}}
     (config.out / "run.json").write_text(json.dumps(record, indent=2))
     draw(config, world)
+    leaderboard(config, networks[READS_GLYPH], world)
     return record
 
 
