@@ -1,4 +1,4 @@
-"""Claim: on small digit networks EVA does not give the most faithful maps, whatever the bound and the radius.
+"""Claim: where bounds are tight, EVA finds the pixels that flip a digit with the least; most faithful it is nowhere.
 
 The first table of the EVA paper, in shape: EVA with interval bounds, with linear bounds (CROWN-IBP) and with a
 Lipschitz tail against the usual methods, and against two maps that know no network (noise, and the image itself), by
@@ -12,11 +12,13 @@ bound no longer certifies the image; another table varies it. Balls and attacks 
 ranked with it; bars around a name say that its magnitude is ranked. Curves are those of the probability, to and from
 black; μFidelity hides a fifth of the cells and correlates ranks.
 
-Command:  python -m experiments.fetch_mnist && python experiments/eva_digits.py [--smoke] [--out FOLDER]
+Command:  python experiments/fetch_mnist.py && python experiments/eva_digits.py [--smoke] [--out FOLDER]
           A killed run resumes. Without the digits of MNIST: --datasets digits. Writes tables, a record and pictures.
 Hardware: 2 CPU cores.
-Time:     some 10 minutes of CPU time; --smoke a quarter of a minute.
-Expected: the tables of the README.
+Time:     about 4 minutes for each data set; --smoke a quarter of a minute.
+Expected: with seed 0, jax 0.10.1: Robustness-S_r of EVA with linear bounds against the best other map, 0.164 to 0.188
+          (8 x 8) and 0.181 to 0.206 (MNIST) on the certified networks, 0.201 to 0.174 and 0.133 to 0.132 on the plain
+          ones. Gradient x input and integrated gradients are ahead in deletion, insertion and fidelity everywhere.
 """
 
 import csv
@@ -246,7 +248,7 @@ def _named(title: str, of: Any, **options: Any) -> Method:
 def verified(config: Config, side: int, radii: dict[str, float]) -> tuple[dict[str, Method], dict[str, Method]]:
     """EVA at the radius of each bound, and at others: factors of it, and the paper's on MNIST.
 
-    Of pixels of 28 x 28 images, linear bounds cost seconds a map: there the other radii are tried with intervals only.
+    Linear bounds of 28 x 28 pixels take ten times as long: there the other radii are tried with intervals only.
 
     A `jax.tree_util.Partial` holds the radius as an array: one program serves all of them.
     """
@@ -433,7 +435,7 @@ SHOWN = (
 def draw(config: Config, name: str, found: dict[tuple[str, str], Any]) -> None:
     """A picture of some maps of the first network of each kind: its first images."""
     made = found[name, config.kinds[0]]["table"].methods
-    titled = {method: made[method].replace(", ", "\n") for method in SHOWN if method in made}
+    titled = {method: made[method].replace(", ", "\n").replace(" × ", "\n× ") for method in SHOWN if method in made}
     seen, titles, columns, (_, _, others, truth) = [], [], {title: [] for title in titled.values()}, data(config, name)
     for kind in config.kinds:
         folder = config.out / f"{name}_{kind}_{config.seed}"
