@@ -226,9 +226,9 @@ def _at_least(least: int, text: str) -> int:
 
 
 def _methods(_: argparse.Namespace) -> int:
-    from sparks_jax.jobs.methods import DEFAULT, METHODS
+    from sparks_jax.jobs.methods import ALL, DEFAULT
 
-    for name, method in METHODS.items():
+    for name, method in ALL.items():
         print(f"{name:<22}{method.cost:>5} {'F + B' if method.gradients else 'F    '}  {method.means}")
     print("\nF: forward passes for a picture of 224 × 224 pixels, F + B: forward and backward passes.")
     print(f"`sparks explain` runs {', '.join(DEFAULT)} unless --methods says otherwise.")

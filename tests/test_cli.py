@@ -22,7 +22,7 @@ from sparks_jax.cli import main
 from sparks_jax.jobs import pictures
 from sparks_jax.jobs import run as run_module
 from sparks_jax.jobs.explain import count_evaluations
-from sparks_jax.jobs.methods import METHODS
+from sparks_jax.jobs.methods import ALL
 from sparks_jax.models.normalize import Normalized
 from sparks_jax.models.resnet import ResNet
 from sparks_jax.models.weights import load_resnet, torch_layout
@@ -390,15 +390,15 @@ def test_traceback_on_demand(cat):
 def test_methods_are_listed_with_what_they_cost(capsys):
     assert main(["methods"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    for name, method in METHODS.items():
+    for name, method in ALL.items():
         (line,) = [line for line in lines if line.startswith(name + " ")]
         assert method.means in line
         assert line.split()[1] == str(method.cost)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ALL)
 def test_costs_are_as_counted(name):
-    assert METHODS[name].cost == count_evaluations(METHODS[name].call, (224, 224, 3))
+    assert ALL[name].cost == count_evaluations(ALL[name].call, (224, 224, 3))
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["explain", "--help"], ["--version"]])

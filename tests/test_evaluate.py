@@ -16,7 +16,7 @@ from sparks_jax.jobs.evaluate import evaluate
 from sparks_jax.jobs.explain import count_evaluations
 from sparks_jax.jobs.measure import count_measurements, reads
 from sparks_jax.jobs.measures import MEASURES
-from sparks_jax.jobs.methods import METHODS
+from sparks_jax.jobs.methods import ALL
 from sparks_jax.jobs.store import fingerprint
 from sparks_jax.scores import logit
 from tests.tiny import TinyNet
@@ -247,10 +247,10 @@ def test_fingerprints_tell_weights_functions_and_options_apart():
     assert fingerprint(TinyNet(0)) == fingerprint(TinyNet(0))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ALL)
 def test_every_method_by_name_has_its_cost(name):
     """The cost that the command line prints is the one counted, and the quick options are options of the method."""
-    method = METHODS[name]
+    method = ALL[name]
     assert count_evaluations(method.call, (224, 224, 3)) == method.cost
     assert 1 <= count_evaluations(method.call, (224, 224, 3), **method.smoke) <= method.cost
 

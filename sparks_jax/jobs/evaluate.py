@@ -16,6 +16,7 @@ from jaxtyping import PRNGKeyArray
 from sparks_jax import images as images_
 from sparks_jax.jobs import methods as known_methods
 from sparks_jax.jobs.batches import check_batch, count_classes, name_of
+from sparks_jax.jobs.bounds import check_bounds
 from sparks_jax.jobs.explain import ScoreMaker, count_evaluations, explain
 from sparks_jax.jobs.measure import count_measurements, examine, measure, reads
 from sparks_jax.jobs.measures import MEASURES, Metric
@@ -135,6 +136,8 @@ def _evaluate_method(
         start = time.perf_counter()
         try:
             raw = explain(method.call, model, images, labels, score=method.score, **common, **options)
+            if method.radius is not None:
+                check_bounds(raw, method.radius, model, images, labels, **common)
         except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
             _note(table, f"{name} was left out: {str(error).partition(chr(10))[0]}")
             return

@@ -2,12 +2,13 @@
 
 import difflib
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from sparks_jax import attribution, images
+from sparks_jax import attribution, images, verify
 from sparks_jax.jobs.explain import ScoreMaker
 from sparks_jax.scores import logit, probability
 
@@ -26,6 +27,7 @@ class Method(NamedTuple):
         channels: How `images.heatmap` reduces the channels of the map to an importance.
         score: What is explained.
         smoke: Options of a quick, rough run.
+        radius: How far each pixel may move, for maps that rest on bounds: they are refused where these are vacuous.
     """
 
     call: Callable[..., Any]
@@ -38,6 +40,12 @@ class Method(NamedTuple):
     channels: Literal["l2", "max", "sum"] = "l2"
     score: ScoreMaker = logit
     smoke: dict[str, Any] = {}
+    radius: float | None = None
+
+
+# Pixels are in [0, 1]. The least change that a picture of 8 bits can show, for bounds, which grow with the radius
+# through every layer; and the usual one of attacks on ImageNet, for samples, which do not.
+ONE_LEVEL, EIGHT_LEVELS = 1 / 255, 8 / 255
 
 
 # The dictionary is read, never written: a method that is not here is one call of `sparks_jax.explain` away.
@@ -197,6 +205,38 @@ METHODS = {
         halves=True,
     ),
 }
+# Those that ask for a radius, and mostly for a network that was made for bounds: known by name, but no part of "all".
+BOUNDING = {
+    "eva_hybrid": Method(
+        partial(verify.eva_hybrid, radius=EIGHT_LEVELS, clip=(0, 1)),
+        "Hybrid EVA",
+        "How much less the other classes can gain when the region keeps its pixels and all others change by up to "
+        "8 of 255 grey levels: bounds of the last layer only, on sampled changes, so nothing is proven.",
+        cost=3264,
+        halves=True,
+        smoke=dict(grid=2, num_samples=4),
+    ),
+    "eva": Method(
+        partial(verify.eva, radius=ONE_LEVEL, clip=(0, 1)),
+        "EVA",
+        "How much less the other classes can be proven to gain when the region keeps its pixels and all others change "
+        "by up to 1 of 255 grey levels; refused where the proof is vacuous, as in deep networks not trained for it.",
+        cost=100,
+        smoke=dict(grid=2),
+        radius=ONE_LEVEL,
+    ),
+    "lipschitz_eva": Method(
+        partial(verify.lipschitz_eva, radius=ONE_LEVEL, clip=(0, 1)),
+        "Lipschitz EVA",
+        "As EVA, with the last layer bounded by how fast it can change instead: for networks whose layers cannot "
+        "change fast, refused where the proof is vacuous.",
+        cost=101,
+        halves=True,
+        smoke=dict(grid=2),
+        radius=ONE_LEVEL,
+    ),
+}
+ALL = METHODS | BOUNDING
 DEFAULT = ("sobol", "integrated_gradients", "smoothgrad", "grad_cam")
 
 
@@ -214,11 +254,11 @@ def choose(names: Sequence[str]) -> dict[str, Method]:
         ValueError: there is no method 'sobel'; did you mean sobol or sobol_first? `sparks methods` lists them all
     """
     if not names:
-        raise ValueError(f"--methods names no method, expected at least one of {', '.join(METHODS)}")
+        raise ValueError(f"--methods names no method, expected at least one of {', '.join(ALL)}")
     for name in names:
-        if name not in METHODS:
-            raise ValueError(f"there is no method {name!r}{nearest(name, METHODS)} `sparks methods` lists them all")
-    return {name: METHODS[name] for name in names}
+        if name not in ALL:
+            raise ValueError(f"there is no method {name!r}{nearest(name, ALL)} `sparks methods` lists them all")
+    return {name: ALL[name] for name in names}
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -18,6 +18,7 @@ from jaxtyping import PRNGKeyArray
 
 from sparks_jax import images, metrics, viz
 from sparks_jax.jobs import outputs
+from sparks_jax.jobs.bounds import check_bounds
 from sparks_jax.jobs.explain import count_evaluations, explain
 from sparks_jax.jobs.measure import measure
 from sparks_jax.jobs.methods import DEFAULT, Method, choose, contributions, importance
@@ -42,7 +43,7 @@ class Settings(NamedTuple):
         model: A bundled network, `resnet18` … `resnet152` or MODULE:FUNCTION.
         weights: File of weights.
         classes: File of class names.
-        methods: Names in `methods.METHODS`.
+        methods: Names in `methods.ALL`.
         labels: Class to explain, by number or name: none (the predicted one), one for all, or one each.
         size: Side of the network's images in pixels; None for its own.
         chunk: Evaluations of the network at once on each device; None: what suits the device.
@@ -202,6 +203,8 @@ def _panels(summary: Summary, name: str, results: list[Result], settings: Settin
     start = time.perf_counter()
     model = halves if method.halves else whole
     raw = explain(method.call, model, batch, labels, score=method.score, **common, **options)
+    if method.radius is not None:
+        check_bounds(raw, method.radius, whole, batch, labels, **common)
     summary.seconds[name] += time.perf_counter() - start
     if name not in summary.forwards:
         classes = len(summary.network.classes)

@@ -28,7 +28,7 @@ class Settings(NamedTuple):
         model: A bundled network, `resnet18` … `resnet152` or MODULE:FUNCTION.
         weights: File of weights.
         classes: File of class names.
-        methods: Names in `methods.METHODS`.
+        methods: Names in `methods.ALL`.
         metrics: Names in `measures.MEASURES`.
         labels: Class to explain, by number or name: none (the predicted one), one for all, or one each.
         size: Side of the network's images in pixels; None for its own.
