@@ -1,6 +1,9 @@
 """Sparse autoencoders: what is kept, what is differentiated, what is trained, and what they are as dictionaries."""
 
 import functools
+import itertools
+import json
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -11,6 +14,7 @@ import pytest
 from flax import nnx
 from jax.test_util import check_grads
 
+from experiments import sae_activations as experiment
 from sparks_jax.concepts import (
     Archetypes,
     Atoms,
@@ -85,10 +89,11 @@ def loss(sae, acts, dead_after=1):
 
 
 def gradient(sae, value):
-    """Gradient of `value(sae)` in the parameters, as an autoencoder, and its parameters."""
+    """`value(sae)`, and its gradient in the parameters as an autoencoder."""
     structure, params, rest = nnx.split(sae, nnx.Param, ...)
-    found = jax.jit(jax.grad(lambda params: value(nnx.merge(structure, params, rest, copy=True))))(params)
-    return nnx.merge(structure, found, rest, copy=True)
+    run = jax.jit(jax.value_and_grad(lambda params: value(nnx.merge(structure, params, rest, copy=True))))
+    found, slope = run(params)
+    return found, nnx.merge(structure, slope, rest, copy=True)
 
 
 def train_step(optimizer, structure, params, rest, momenta, acts):
@@ -109,10 +114,13 @@ def test_sparse_products_are_the_dense_ones(key):
     atoms, cotangent = jax.random.normal(key, (K, D)), jax.random.normal(jax.random.key(1), (N, D))
     dense = lambda values, atoms: densify(Codes(values, codes.indices), K) @ atoms
     sparse = lambda values, atoms: decode_sparse(Codes(values, codes.indices), atoms)
-    results = [jax.vjp(f, codes.values, atoms) for f in (dense, sparse)]
-    (expected, back), (got, sparse_back) = results
-    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
-    for a, b in zip(sparse_back(cotangent), back(cotangent), strict=True):
+
+    @jax.jit
+    def products(values, atoms):
+        results = [jax.vjp(f, values, atoms) for f in (sparse, dense)]
+        return [(value, *back(cotangent)) for value, back in results]
+
+    for a, b in zip(*products(codes.values, atoms), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
@@ -125,14 +133,13 @@ def test_topk_differentiates_what_it_keeps_and_nothing_else(acts):
         return jnp.mean((rows - sae.encoder(sae.atoms(), rows) @ sae.atoms()) ** 2)
 
     sparse = lambda sae: reconstruction_loss(forward(sae, acts))
-    np.testing.assert_allclose(sparse(sae), dense(sae), rtol=1e-5)
-    got, expected = gradient(sae, sparse), gradient(sae, dense)
-    for a, b in zip(
-        jax.tree.leaves(nnx.state(got, nnx.Param)), jax.tree.leaves(nnx.state(expected, nnx.Param)), strict=True
-    ):
+    (got, slope), (expected, dense_slope) = gradient(sae, sparse), gradient(sae, dense)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    both = (jax.tree.leaves(nnx.state(each, nnx.Param)) for each in (slope, dense_slope))
+    for a, b in zip(*both, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
     few = forward(sae, acts[:1])
-    slope = gradient(sae, lambda sae: reconstruction_loss(forward(sae, acts[:1])))
+    _, slope = gradient(sae, lambda sae: reconstruction_loss(forward(sae, acts[:1])))
     kept = np.isin(np.arange(K), few.codes.indices[few.codes.values > 0])
     assert 0 < kept.sum() <= 3
     for rows in (slope.encoder.kernel[...], slope.encoder.bias[...][:, None], slope.atoms.rows[...]):
@@ -236,7 +243,7 @@ def test_jumprelu_in_its_autoencoder(acts):
     sae = make("jumprelu")
     found = forward(sae, acts)
     np.testing.assert_allclose(l0_penalty(sae, found), (found.codes > 0).sum(1).mean(), rtol=1e-6)
-    slope = gradient(sae, lambda sae: l0_penalty(sae, forward(sae, acts)))
+    _, slope = gradient(sae, lambda sae: l0_penalty(sae, forward(sae, acts)))
     inside = np.abs((found.pre - 0.3) / 0.5) < 0.5
     np.testing.assert_allclose(slope.encoder.log_threshold[...], -0.3 / 0.5 * inside.sum(0) / N, rtol=1e-5)
     assert not np.any(slope.encoder.kernel[...])
@@ -262,7 +269,8 @@ def test_auxk_moves_dead_concepts_alone(kind, acts):
     dead = np.arange(K) % 3 == 0
     sae.idle[...] = jnp.where(dead, 5, 0)
     auxiliary = lambda sae: auxiliary_loss(sae, forward(sae, acts), dead_after=5, num=2)
-    slope = gradient(sae, auxiliary)
+    value, slope = gradient(sae, auxiliary)
+    assert value > 0
     assert not np.any(slope.offset[...])
     parts = [slope.atoms.weights[...] if kind == "archetypal" else slope.atoms.rows[...]]
     parts += [] if kind == "pursuit" else [slope.encoder.kernel[...]]
@@ -272,8 +280,12 @@ def test_auxk_moves_dead_concepts_alone(kind, acts):
         assert not moved[~dead].any()
     if kind == "jumprelu":
         assert not np.any(slope.encoder.log_threshold[...])
+
+
+def test_auxk_is_nothing_while_all_are_alive(acts):
+    sae = make("topk")
     sae.idle[...] = jnp.full(K, 4)
-    assert auxiliary(sae) == 0
+    assert jax.jit(auxiliary_loss, static_argnames="dead_after")(sae, forward(sae, acts), dead_after=5) == 0
 
 
 def test_auxk_by_hand(acts):
@@ -304,7 +316,7 @@ def test_concepts_are_counted_dead_and_alive(acts):
 
 def test_gradients_of_atoms_are_tangent_and_steps_end_on_the_sphere(acts):
     sae = make("topk")
-    slope = gradient(sae, lambda sae: loss(sae, acts)[0]).atoms.rows[...]
+    slope = gradient(sae, lambda sae: reconstruction_loss(forward(sae, acts)))[1].atoms.rows[...]
     # Products of numbers below 1: a few roundings of the largest.
     np.testing.assert_allclose(jnp.sum(slope * sae.atoms(), 1), 0, atol=1e-6 * np.abs(slope).max() * D)
     optimizer = optax.adam(0.1)
@@ -402,48 +414,56 @@ def test_it_is_a_dictionary(kind, acts):
     """`encode` and `decode` of the dictionary are those of the formula, on rows or grids; weights do not recompile."""
     sae = make(kind)
     sae.mean[...] = sae.mean[...] + 1
-    dictionary = sae.dictionary()
-    codes = encode(dictionary, acts)
-    rows = (acts - sae.mean[...][None]) / 2 - sae.offset[...][None]
-    np.testing.assert_allclose(codes, sae.encoder(sae.atoms(), rows), rtol=1e-4, atol=1e-5)
-    by_hand = sae.mean[...][None] + 2 * (sae.offset[...][None] + codes @ sae.atoms())
-    np.testing.assert_allclose(decode(dictionary, codes), by_hand, rtol=1e-5, atol=1e-5)
-    np.testing.assert_array_equal(sae(acts), decode(dictionary, codes))
-    np.testing.assert_array_equal(sae.encode(acts.reshape(3, 4, D)), codes.reshape(3, 4, K))
     traces = []
 
     @jax.jit
-    def through(dictionary, acts):
+    def through(sae, dictionary, acts):
         traces.append(1)
-        return encode(dictionary, acts)
+        codes = encode(dictionary, acts)
+        grid = sae.encode(acts.reshape(3, 4, D)).reshape(N, K)
+        slope = jax.grad(lambda acts: encode(dictionary, acts).sum())(acts)
+        rows = (acts - sae.mean[...][None]) / 2 - sae.offset[...][None]
+        return codes, grid, sae.encoder(sae.atoms(), rows), decode(dictionary, codes), sae(acts), sae.atoms(), slope
 
-    np.testing.assert_allclose(through(dictionary, acts), codes, rtol=1e-4, atol=1e-5)
-    through(make(kind, seed=3).dictionary(), acts)
-    assert len(traces) == 1
-    slope = jax.grad(lambda acts: encode(dictionary, acts).sum())(acts)
+    codes, grid, by_hand, decoded, whole, atoms, slope = through(sae, sae.dictionary(), acts)
+    np.testing.assert_allclose(codes, by_hand, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(grid, codes)
+    expected = np.asarray(sae.mean[...]) + 2 * (np.asarray(sae.offset[...]) + np.asarray(codes) @ np.asarray(atoms))
+    np.testing.assert_allclose(decoded, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(whole, decoded, rtol=1e-6)
     assert np.isfinite(slope).all()
     assert np.any(slope)
+    other = make(kind, seed=3)
+    through(other, other.dictionary(), acts)
+    assert len(traces) == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_step_is_the_same_under_jit_and_in_both_modes(kind, acts):
-    """A step with every term of the loss and half of the concepts dead, in both modes; and its loss, eagerly."""
+def test_a_step_is_the_same_in_both_modes_of_nnx(kind, acts):
+    """A step with every term of the loss, half of the concepts dead: the same program, and it changes parameters."""
     sae = make(kind)
     sae.idle[...] = jnp.arange(K) % 2
     optimizer = optax.sgd(0.1, momentum=0.9)
-    results = []
+    programs = []
     for mode in (True, False):
         with nnx.set_graph_mode(mode):
             structure, params, rest = nnx.split(sae, nnx.Param, ...)
-            run = jax.jit(partial(train_step, optimizer, structure))
-            (params, rest), _, value = run(params, rest, optimizer.init(params), acts)
-            results.append((nnx.to_pure_dict(nnx.state(nnx.merge(structure, params, rest))), value))
-    assert jax.tree.structure(results[0]) == jax.tree.structure(results[1])
-    for a, b in zip(*map(jax.tree.leaves, results), strict=True):
-        np.testing.assert_array_equal(a, b)
-    np.testing.assert_allclose(loss(sae, acts)[0], results[0][1], rtol=1e-5)
-    before = nnx.to_pure_dict(nnx.state(sae))
-    assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (results[0][0], before)), strict=True))
+            traced = jax.jit(partial(train_step, optimizer, structure)).trace(
+                params, rest, optimizer.init(params), acts
+            )
+            programs.append(str(traced.jaxpr))
+    assert programs[0] == programs[1]
+    (after, _), _, value = traced.lower().compile()(params, rest, optimizer.init(params), acts)
+    assert np.isfinite(value)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
+    assert all(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (after, params)), strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_is_the_same_under_jit(kind, acts):
+    sae = make(kind)
+    for a, b in zip(*map(jax.tree.leaves, (training.forward(sae, acts), forward(sae, acts))), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 def test_standardisation_makes_units_not_matter(acts):
@@ -526,3 +546,57 @@ def test_what_is_wrong_is_said():
         forward(make("topk"), jnp.zeros((3, 5)))
     with pytest.raises(ValueError, match="all the same"):
         standardization(jnp.ones((4, D)))
+
+
+# --- the experiment that trains them ---
+
+
+def test_an_interrupted_run_ends_where_a_whole_one_does(tmp_path, monkeypatch):
+    """Killed in its third step after a checkpoint at the second: all parameters, the threshold and the counters."""
+    rows = np.random.default_rng(0).standard_normal((40, D)).astype(np.float32)
+    config = experiment.Config(kind="batch_topk", concepts=K, k=2, steps=4, batch=16, every=2)
+    whole = experiment.train(replace(config, out=tmp_path / "whole"), rows, 0)
+    batches = experiment.batches
+
+    def killed(*args):
+        yield from itertools.islice(batches(*args), 2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment, "batches", killed)
+    with pytest.raises(KeyboardInterrupt):
+        experiment.train(replace(config, out=tmp_path / "killed"), rows, 0)
+    monkeypatch.setattr(experiment, "batches", batches)
+    after = experiment.train(replace(config, out=tmp_path / "killed"), rows, 0)
+    assert whole.encoder.threshold[...] > 0
+    for a, b in zip(*(jax.tree.leaves(nnx.state(sae)) for sae in (whole, after)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_steps_see_the_same_rows_wherever_they_start():
+    """Each epoch is a permutation, and the rows of a step do not depend on the steps before it."""
+    rows = np.arange(40)[:, None]
+    config = experiment.Config(steps=7, batch=16)
+    every = list(experiment.batches(config, rows, 3, 0))
+    assert len(every) == 7
+    assert len(np.unique(np.concatenate(every[2:4]))) == 32
+    for start in (1, 2, 5, 7):
+        later = list(experiment.batches(config, rows, 3, start))
+        np.testing.assert_array_equal(np.array(later).reshape(-1), np.array(every[start:]).reshape(-1))
+
+
+def test_stored_activations_are_checked(tmp_path):
+    config = experiment.Config(out=tmp_path, images=4)
+    np.save(tmp_path / "activations.npy", np.arange(24.0).reshape(4, 2, 3))
+    about = {"network": "glyphs", "stage": None, "images": 4}
+    about["sha256"] = experiment.checksum(tmp_path / "activations.npy")
+    (tmp_path / "activations.json").write_text(json.dumps(about))
+    acts = experiment.stored(config)
+    assert isinstance(acts, np.memmap)
+    assert acts[3, 1, 2] == 23
+    with pytest.raises(ValueError, match="give another folder"):
+        experiment.stored(replace(config, images=5))
+    with (tmp_path / "activations.npy").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"?")
+    with pytest.raises(ValueError, match="is not the file that was written"):
+        experiment.stored(config)

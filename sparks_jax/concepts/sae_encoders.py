@@ -177,7 +177,7 @@ class JumpReLUEncoder(LinearEncoder):
     ):
         """Look for these atoms, all with the same threshold at first.
 
-        The paper has 0.001 for both, in units where rows have norm 1; here they have norm $sqrt(d)$.
+        The paper has 0.001 for both, in units where rows have norm 1; here they have norm √d.
         """
         super().__init__(atoms)
         self.log_threshold = nnx.Param(jnp.full(len(atoms), jnp.log(threshold), atoms.dtype))
