@@ -72,7 +72,7 @@ def crop_boxes(size: tuple[int, int], crop: int, stride: float = 0.8) -> Float[n
     return np.array([(top, left, crop, crop) for top in tops for left in lefts], np.float32)
 
 
-def zoom(x: Image, box: Float[Array, "4"], size: tuple[int, int]) -> Image:
+def zoom(x: Image, box: Float[Array, "4"], size: tuple[int, int]) -> Float[Array, "height width c"]:
     r"""A part of an image, resized by cubic convolution without aliasing.
 
     Args:
