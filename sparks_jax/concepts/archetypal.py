@@ -16,11 +16,11 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from sparks_jax.concepts.activations import checked, present
+from sparks_jax.concepts.activations import checked, combined, inner, present
 from sparks_jax.concepts.clusters import seeds
 from sparks_jax.concepts.dictionary import Factorization, canonical, ordered
 from sparks_jax.concepts.encoders import nonnegative, solve_on, sweep
-from sparks_jax.concepts.factorize import relative_error
+from sparks_jax.concepts.factorize import trace_error
 
 _dot = functools.partial(jnp.matmul, precision="highest")
 
@@ -133,7 +133,7 @@ def mixture(atoms: Float[Array, "k d"], acts: Float[Array, "n d"], *, num_steps:
     # The codes do not change when atoms and activations are moved together: moved to the mean, they lose no digits.
     centre = lax.stop_gradient(atoms.mean(axis=0))[None]
     atoms, acts = atoms - centre, acts - centre
-    return _mixtures(num_steps, _dot(atoms, atoms.T), _dot(atoms, acts.T)).T
+    return _mixtures(num_steps, _dot(atoms, atoms.T), inner(atoms, acts)).T
 
 
 def project_simplex(x: Float[Array, "... k"]) -> Float[Array, "... k"]:
@@ -198,6 +198,8 @@ def _mix(u: Array, gram: Array, target: Array, *, num_steps: int) -> Float[Array
     def again(state: tuple[Array, ...]) -> tuple[Array, ...]:
         step, u, length, moving = state
         slope = _dot(gram, u) - target
+        # Less its mean, to which the sum of p, zero but for rounding, would else lend weight.
+        slope = slope - jnp.sum(u * slope, axis=0)[None]
         p = project_simplex((u - length[None] * slope).T).T - u
         curvature, square = jnp.sum(p * _dot(gram, p), axis=0), jnp.sum(p**2, axis=0)
         curved = curvature > 0
@@ -224,25 +226,26 @@ def _alternate(
     chosen = seeds(acts, rank, key=key)
     weights = jax.nn.one_hot(chosen, len(acts), dtype=acts.dtype)
 
-    def improve(u: Array, d: Array) -> Array:
-        return update(u, _dot(d, d.T), _dot(d, acts.T))
+    def improve(u: Array, d: Array) -> tuple[Array, Array]:
+        gram, target = _dot(d, d.T), inner(d, acts)
+        u = update(u, gram, target)
+        return u, trace_error(total, target, gram, u)
 
     def step(state: tuple[Array, ...], _: None) -> tuple[tuple[Array, ...], Array]:
         u, w, d, length = state
-        gram, target = _dot(u, u.T), _dot(u, acts)
-        slope = _dot(_dot(gram, d) - target, acts.T)
+        gram, target = _dot(u, u.T), combined(u, acts)
+        slope = inner(_dot(gram, d) - target, acts)
         p = project(w - length[:, None] * slope) - w
-        dp = _dot(p, acts)
+        dp = combined(p, acts)
         curvature = jnp.vdot(_dot(gram, dp), dp)
         t = jnp.clip(-jnp.vdot(slope, p) / jnp.where(curvature > 0, curvature, 1), 0, 1)
         w, d = w + t * p, d + t * dp
         each = jnp.diag(gram) * jnp.sum(dp**2, axis=1)
         length = jnp.where(each > 0, jnp.sum(p**2, axis=1) / jnp.where(each > 0, each, 1), length)
-        error = relative_error(total, target, gram, d)
-        return (improve(u, d), w, d, length), error
+        u, error = improve(u, d)
+        return (u, w, d, length), error
 
     d = acts[chosen]
-    u = improve(codes, d)
-    first = relative_error(total, _dot(u, acts), _dot(u, u.T), d)
+    u, first = improve(codes, d)
     (u, _, d, _), errors = lax.scan(step, (u, weights, d, jnp.ones(rank, acts.dtype) / total), length=num_steps)
     return u, d, jnp.append(first, errors)

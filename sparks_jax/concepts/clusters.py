@@ -8,7 +8,7 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from sparks_jax.concepts.activations import checked, present, spare_rows
+from sparks_jax.concepts.activations import checked, combined, present, spare_rows
 from sparks_jax.concepts.dictionary import Factorization, ordered
 
 _dot = functools.partial(jnp.matmul, precision="highest")
@@ -57,7 +57,7 @@ def kmeans(
     def step(d: Array, _: None) -> tuple[Array, Array]:
         codes, away = assign(d)
         counts = codes.sum(axis=0)[:, None]
-        means, lost = _dot(codes.T, acts) / jnp.maximum(counts, 1), counts == 0
+        means, lost = combined(codes.T, acts) / jnp.maximum(counts, 1), counts == 0
         return jnp.where(lost, spare_rows(acts, away, lost[:, 0]), means), away.sum()
 
     d, sums = lax.scan(step, acts[seeds(acts, rank, key=key)], length=num_steps)

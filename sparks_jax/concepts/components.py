@@ -92,7 +92,7 @@ def ica(
     key_svd, key_start = jax.random.split(key)
     u, s, vt = randomized_svd(rows, rank, key=key_svd)
     real = present(acts)
-    count = real.sum()
+    count = real.sum(dtype=acts.dtype)
     white = u.T * jnp.sqrt(count)
 
     def step(_: Array, w: Array) -> Array:

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from sparks_jax.concepts.activations import inner
+
 _dot = functools.partial(jnp.matmul, precision="highest")
 Scalar = float | Float[Array, ""]
 
@@ -53,7 +55,7 @@ def nonnegative(
         concept recursive activation factorization for explainability, arXiv:2211.10154, appendix C.
     """
     gram = _dot(atoms, atoms.T) + ridge * jnp.eye(len(atoms), dtype=atoms.dtype)
-    return _codes(positive_part, num_steps, gram, _dot(atoms, acts.T), jnp.asarray(l1, gram.dtype)).T
+    return _codes(positive_part, num_steps, gram, inner(atoms, acts), jnp.asarray(l1, gram.dtype)).T
 
 
 def lasso(
@@ -81,7 +83,7 @@ def lasso(
         Regularization paths for generalized linear models via coordinate descent.
     """
     gram = _dot(atoms, atoms.T)
-    return _codes(soft_threshold, num_steps, gram, _dot(atoms, acts.T), jnp.asarray(l1, gram.dtype)).T
+    return _codes(soft_threshold, num_steps, gram, inner(atoms, acts), jnp.asarray(l1, gram.dtype)).T
 
 
 def positive_part(x: Array, threshold: Array) -> Array:

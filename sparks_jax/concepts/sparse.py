@@ -9,10 +9,10 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from sparks_jax.concepts.activations import checked, spare_rows
+from sparks_jax.concepts.activations import checked, combined, spare_rows
 from sparks_jax.concepts.clusters import seeds
 from sparks_jax.concepts.dictionary import Factorization, canonical, unit
-from sparks_jax.concepts.factorize import relative_error
+from sparks_jax.concepts.factorize import trace_error
 
 _dot = functools.partial(jnp.matmul, precision="highest")
 
@@ -119,18 +119,18 @@ def sparse_dictionary(
 
     def step(state: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
         d, u = state
-        gram, target = _dot(u.T, u), _dot(u.T, acts)
+        gram, target = _dot(u.T, u), combined(u.T, acts)
         misfit = lengths + jnp.sum(u * (_dot(u, _dot(d, d.T)) - 2 * _dot(acts, d.T)), axis=1)
         dead = jnp.diag(gram) == 0
         d = jnp.where(dead[:, None], spare_rows(acts, misfit, dead), _in_ball(d, gram, target))
         # An atom within the ball grows to norm 1, which the encoder then makes up for by smaller codes.
         d = unit(d)
         u = encoder(d, acts)
-        return (d, u), relative_error(total, _dot(u.T, acts), _dot(u.T, u), d)
+        return (d, u), trace_error(total, combined(u.T, acts), _dot(u.T, u), d)
 
     d = unit(acts[seeds(acts, rank, key=key)])
     u = encoder(d, acts)
-    first = relative_error(total, _dot(u.T, acts), _dot(u.T, u), d)
+    first = trace_error(total, combined(u.T, acts), _dot(u.T, u), d)
     (d, u), errors = lax.scan(step, (d, u), length=num_steps)
     return canonical(u, d, jnp.append(first, errors), Partial(encoder))
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from sparks_jax.concepts.activations import present
+from sparks_jax.concepts.activations import combined, present
 
 _dot = functools.partial(jnp.matmul, precision="highest")
 
@@ -41,10 +41,10 @@ def randomized_svd(
     width = min(rank + oversample, *acts.shape)
     q = _dot(acts, jax.random.normal(key, (acts.shape[1], width), acts.dtype))
     for _ in range(num_steps):
-        q, _ = jnp.linalg.qr(_dot(acts.T, jnp.linalg.qr(q)[0]))
+        q, _ = jnp.linalg.qr(combined(jnp.linalg.qr(q)[0].T, acts).T)
         q = _dot(acts, q)
     q, _ = jnp.linalg.qr(q)
-    left, s, vt = jnp.linalg.svd(_dot(q.T, acts), full_matrices=False)
+    left, s, vt = jnp.linalg.svd(combined(q.T, acts), full_matrices=False)
     vt, signs = signed(vt[:rank])
     return _dot(q, left[:, :rank]) * signs[None], s[:rank], vt
 
@@ -90,7 +90,7 @@ def nndsvda(
     Reference:
         Boutsidis & Gallopoulos 2008, SVD based initialization: a head start for nonnegative matrix factorization.
     """
-    u, s, vt = randomized_svd(acts, rank, key=key)
+    u, s, vt = randomized_svd(acts, rank, key=key, num_steps=2)
     halves = [(jnp.maximum(sign * u.T, 0), jnp.maximum(sign * vt, 0)) for sign in (1, -1)]
     norms = [(jnp.linalg.norm(a, axis=1), jnp.linalg.norm(b, axis=1)) for a, b in halves]
     weights = [a * b for a, b in norms]
