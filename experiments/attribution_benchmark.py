@@ -10,7 +10,7 @@ further maps (stability, randomisation) are not among the default ones, for hour
 
 Command:  python experiments/attribution_benchmark.py [--smoke] [--models squeezenet] [--metrics road …] [--out FOLDER]
 Hardware: 2 CPU cores.
-Time:     TIME; --smoke a minute. A killed run resumes.
+Time:     some 40 minutes of an idle machine (not yet run in full); --smoke a minute. A killed run resumes.
 Expected: the tables of the README, and the paired differences Sobol' − RISE printed below them.
 """
 

@@ -5,6 +5,7 @@ map is the name of one of matplotlib's, or an array `(n 3)` of colours.
 """
 
 import functools
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ Range = tuple[float, float]
 IMPORTANCE = "inferno"  # dark to bright in equal perceptual steps: more important is lighter
 SIGNED = "RdBu_r"  # blue against, white nothing, red for
 MISSING = np.array([0.5, 0.5, 0.5])  # NaN
+CHARACTERS = 12  # of a title, to an inch
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722])  # ITU-R BT.709
 
 
@@ -269,7 +271,7 @@ def grid(
     Args:
         images: The images.
         maps: From the name of a method to one map per image.
-        titles: One per image, written over the first column.
+        titles: One per image, written over the first column. Titles longer than a picture is wide go on a second line.
         side: Of one picture, in inches.
 
     Raises:
@@ -290,8 +292,9 @@ def grid(
             raise ValueError(f"grid: {name!r} has {len(of_images)} maps for {len(images)} images")
     shape = (len(images), 1 + len(maps))
     figure = Figure(figsize=(side * shape[1], side * shape[0] * 1.1), layout="constrained")
+    fit = functools.partial(textwrap.fill, width=max(1, round(CHARACTERS * side)), break_long_words=False)
     for row, axes in enumerate(figure.subplots(*shape, squeeze=False)):
-        show(axes[0], images[row], title=titles[row] if titles else "")
+        show(axes[0], images[row], title=fit(titles[row]) if titles else "")
         for ax, (name, of_images) in zip(axes[1:], maps.items(), strict=True):
-            show(ax, images[row], of_images[row], title=name if row == 0 else "")
+            show(ax, images[row], of_images[row], title=fit(name) if row == 0 else "")
     return figure

@@ -124,3 +124,11 @@ def test_grid_renders(tmp_path):
     figure.savefig(tmp_path / "grid.png", dpi=20)
     assert [ax.get_title() for ax in figure.axes] == ["a", "rise", "sobol", "b", "", ""]
     assert (tmp_path / "grid.png").stat().st_size > 0
+
+
+def test_long_titles_of_a_grid_do_not_run_into_each_other():
+    """No word of a title is cut, a line has 12 characters an inch or one word."""
+    x = np.zeros((2, 2, 3))
+    figure = viz.grid([x], {"Guided backpropagation": [x[..., 0]], "RISE": [x[..., 0]]}, ["a ring: reads it"], side=1.0)
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles == ["a ring:\nreads it", "Guided\nbackpropagation", "RISE"]
