@@ -27,6 +27,7 @@ from flax import nnx
 
 from sparks_jax import attribution, evaluate, explain, verify, viz
 from sparks_jax.data import photographs
+from sparks_jax.data.natural import NAMES
 from sparks_jax.jobs.methods import ALL, Method
 from sparks_jax.jobs.table import Table, show
 from sparks_jax.models import bundled
@@ -166,7 +167,9 @@ def draw(name: str, images: np.ndarray, labels: np.ndarray, classes: Any, tables
         for table, folder in zip(tables, (name, f"{name}_cut"), strict=True) for method in table.makings
     }  # fmt: skip
     titles = [classes[label].partition(",")[0] for label in labels]
-    viz.grid(images, maps, titles, side=1.6).savefig(config.out / f"{name}.jpg", dpi=90, pil_kwargs={"quality": 80})
+    viz.grid(list(images), maps, titles, side=1.6).savefig(
+        config.out / f"{name}.jpg", dpi=90, pil_kwargs={"quality": 80}
+    )
 
 
 def main(config: Config) -> dict[str, list[str]]:
@@ -191,7 +194,7 @@ def main(config: Config) -> dict[str, list[str]]:
         draw(name, images, labels, classes, tables, config)
     head = "| network | radius | lead at the image | attack | intervals | Lipschitz | intervals over attack |"
     print(head, "|---|---|---|---|---|---|---|", *bounds, sep="\n")
-    print(f"\nSeed {config.seed}, {len(images)} photographs:")
+    print(f"\nSeed {config.seed}, {2 if config.smoke else len(NAMES)} photographs:")
     print("| network | method | evaluations | deletion ↓ | insertion ↑ |", "|---|---|---|---|---|", *worth, sep="\n")
     result = {"bounds": bounds, "maps": worth}
     (config.out / "run.json").write_text(json.dumps(result, indent=1, ensure_ascii=False))

@@ -11,8 +11,7 @@ import pytest
 from sparks_jax import evaluate
 from sparks_jax.jobs.bounds import check_bounds
 from sparks_jax.scores import logits
-from sparks_jax.verify import ball, crown, eva, eva_hybrid, ibp, lipschitz_eva, margins
-from sparks_jax.verify.eva import adversarial_overlap
+from sparks_jax.verify import adversarial_overlap, ball, crown, eva, eva_hybrid, ibp, lipschitz_eva, margins
 from tests.tiny import TinyNet, TinyReluNet, linear_logits
 
 KEY = jax.random.key(0)

@@ -4,6 +4,7 @@ from sparks_jax.verify.alpha import alpha_crown as alpha_crown
 from sparks_jax.verify.crown import crown as crown
 from sparks_jax.verify.enclosures import Enclosure as Enclosure
 from sparks_jax.verify.enclosures import line as line
+from sparks_jax.verify.eva import adversarial_overlap as adversarial_overlap
 from sparks_jax.verify.eva import eva as eva
 from sparks_jax.verify.eva import eva_hybrid as eva_hybrid
 from sparks_jax.verify.eva import lipschitz_eva as lipschitz_eva
