@@ -12,7 +12,7 @@ Hardware: 2 CPU cores.
 Time:     7 minutes, measured while the machine did other work; --smoke a quarter of a minute, most of it compilation.
 Expected: of TopK on 2048 images, R² 0.948 at L0 8 for both starts; 10 and 11 % of the concepts are never used on 16 384
           held-out positions. Two starts agree to 0.40, atoms drawn at random to 0.27: which concepts are found depends
-          on the start. jax 0.10.1. The other kinds and SqueezeNet have only been run at smaller sizes, or not.
+          on the start. jax 0.10.1. The other kinds, and SqueezeNet, have not been measured.
 """
 
 import hashlib
