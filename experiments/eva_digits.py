@@ -272,15 +272,13 @@ def measures(config: Config, side: int) -> dict[str, Metric]:
     """The columns of the table."""
     attack = dict(fractions=(0.1, 0.3, 0.5, 0.7, 0.9), steps=10, num_bisections=8, clip=CLIP)
     fidelity = partial(metrics.mu_fidelity, grid=9 if side == 28 else 8, correlation=spearman)
-    if config.smoke:
-        attack |= dict(fractions=(0.5,), num_bisections=2)
     known = {
         "deletion": MEASURES["deletion"],
         "insertion": MEASURES["insertion"],
         "mu_fidelity": MEASURES["mu_fidelity"]._replace(call=fidelity),
         "robustness_sr": MEASURES["robustness_sr"]._replace(call=partial(metrics.robustness_sr, **attack)),
     }
-    return {name: known[name] for name in ("deletion", "robustness_sr")} if config.smoke else known
+    return {"deletion": known["deletion"]} if config.smoke else known
 
 
 # --- what the bounds are worth ---
@@ -451,7 +449,7 @@ def main(config: Config) -> dict[tuple[str, str], Any]:
     """Print the tables, write them, and return them."""
     if config.smoke:
         config = replace(
-            config, datasets=("digits",), kinds=("certified",), seeds=1, images=2, tested=2, steps=2, batch=8
+            config, datasets=("digits",), kinds=("plain",), seeds=1, images=2, tested=2, steps=2, batch=8
         )  # fmt: skip
     begin, found = time.perf_counter(), {}
     for name in config.datasets:

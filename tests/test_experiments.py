@@ -9,7 +9,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 # Module, and what its folder holds afterwards.
 EXPERIMENTS = [
-    ("eva_digits", ["digits_certified_0", "maps_digits.png", "run.json", "table.csv"]),
+    ("eva_digits", ["digits_plain_0", "maps_digits.png", "run.json", "table.csv"]),
     ("localization_glyphs", ["maps.png", "reads_the_glyph", "reads_the_tag", "run.json"]),
     ("sae_activations", ["activations.json", "activations.npy", "checkpoints", "run.json"]),
     ("stability_mege", ["run.json", "table.csv"]),
