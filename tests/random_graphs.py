@@ -6,11 +6,12 @@ import numpy as np
 from jax import lax
 
 UNARY = {
-    "relu": jax.nn.relu, "relu6": jax.nn.relu6, "tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid, "softplus": jax.nn.softplus,
-    "gelu": jax.nn.gelu, "silu": jax.nn.silu, "elu": jax.nn.elu, "leaky": jax.nn.leaky_relu, "abs": jnp.abs,
-    "square": lambda a: a * a, "cube": lambda a: a**3, "exp": lambda a: jnp.exp(-a), "sin": jnp.sin, "cos": jnp.cos,
-    "rsqrt": lambda a: lax.rsqrt(1 + jnp.square(a)), "clip": lambda a: jnp.clip(a, -0.3, 0.4),
-    "erf": lax.erf, "atan": jnp.arctan, "log": lambda a: jnp.log1p(jnp.abs(a)), "sqrt": lambda a: jnp.sqrt(1 + jnp.abs(a)),
+    "relu": jax.nn.relu, "relu6": jax.nn.relu6, "tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid,
+    "softplus": jax.nn.softplus, "gelu": jax.nn.gelu, "silu": jax.nn.silu, "elu": jax.nn.elu,
+    "leaky": jax.nn.leaky_relu, "abs": jnp.abs, "square": lambda a: a * a, "cube": lambda a: a**3,
+    "exp": lambda a: jnp.exp(-a), "sin": jnp.sin, "cos": jnp.cos, "rsqrt": lambda a: lax.rsqrt(1 + jnp.square(a)),
+    "clip": lambda a: jnp.clip(a, -0.3, 0.4), "erf": lax.erf, "atan": jnp.arctan,
+    "log": lambda a: jnp.log1p(jnp.abs(a)), "sqrt": lambda a: jnp.sqrt(1 + jnp.abs(a)),
     "softmax": jax.nn.softmax, "log_softmax": jax.nn.log_softmax, "sign": lambda a: a * jnp.sign(a - 0.1),
     "lse": lambda a: jax.nn.logsumexp(a, -1, keepdims=True), "cumsum": lambda a: jnp.cumsum(a, -1),
     "norm": lambda a: _norm(a - a.mean(-1, keepdims=True)), "floor": lambda a: jnp.floor(3 * a) + a,
