@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from sparks_jax.types import Box
+from sparks_jax.verify.convolutions import transposed
 from sparks_jax.verify.enclosures import Affine, Enclosure, largest, times
 from sparks_jax.verify.interpreter import Node
 
@@ -117,8 +118,9 @@ def centred(affine: Affine, boxes: list) -> Box:
     centre = centre if affine.bias is None else centre + affine.bias
     radius = affine.absolute(*(r for _, r in halves))
     # A weight of zero times an infinite radius is NaN, of which nothing is known but that the centre is a number.
-    unknown = ~jnp.isfinite(radius) & ~jnp.isnan(centre)
-    radius = jnp.where(unknown, 0, radius)
+    # Of a centre that overflowed neither.
+    unknown = (~jnp.isfinite(radius) | jnp.isinf(centre)) & ~jnp.isnan(centre)
+    centre, radius = jnp.where(unknown, 0, centre), jnp.where(unknown, 0, radius)
     inf = jnp.where(unknown, jnp.inf, 0).astype(centre.dtype)
     return Box(centre - radius - inf, centre + radius + inf)
 
@@ -255,8 +257,10 @@ def _product(node: Node, operands: tuple, position: int) -> Affine:
     known = operands[1 - position]
     shapes = _shapes(node, operands)
     # Each tap of a bounded kernel meets every position.
-    everywhere = math.prod(shapes[-1]) if node.name == "conv_general_dilated" and position == 1 else 0
-    return Affine(with_known(known), with_known(jnp.abs(known)), terms=max(fan(node, shapes), everywhere))
+    is_conv = node.name == "conv_general_dilated"
+    everywhere = math.prod(shapes[-1]) if is_conv and position == 1 else 0
+    pull = transposed(node, known, shapes[0]) if is_conv and position == 0 else None
+    return Affine(with_known(known), with_known(jnp.abs(known)), None, max(fan(node, shapes), everywhere), pull)
 
 
 def _scaled(node: Node, operands: tuple) -> Box:

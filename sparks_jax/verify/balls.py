@@ -44,7 +44,8 @@ def through(node: Node, operands: tuple, balls: dict, enclosure: Enclosure, outw
     centre = centre if affine.bias is None else centre + affine.bias
     # Shifted and scaled numbers carry rounding errors that only boxes keep account of.
     shifted = node.name in _SHIFTED and centre.shape == region.center.shape and not outward
-    if node.name in _MOVED or shifted:
+    same = node.name == "broadcast_in_dim" and centre.size == region.center.size  # what x[None] is
+    if node.name in _MOVED or same or shifted:
         balls[node.outputs[0]] = Ball(centre, affine.absolute(region.scale))
     if node.name not in ("dot_general", "conv_general_dilated"):
         return enclosure

@@ -6,21 +6,26 @@ it becomes a linear function of the input, of which the least value on a box is 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+import numpy as np
+from jax import Array, lax
 
 from sparks_jax import stream
 from sparks_jax.types import Box
 from sparks_jax.verify.enclosures import Affine, largest, lines_of
-from sparks_jax.verify.ibp import Walk, output_of, propagate
-from sparks_jax.verify.interpreter import Node
+from sparks_jax.verify.ibp import Walk, output_of, propagate, tightest
+from sparks_jax.verify.interpreter import Node, Program
 from sparks_jax.verify.regions import Ball, Region, checked, least
 from sparks_jax.verify.rounding import sum_error, total
 from sparks_jax.verify.rules import Rules, program_of
+
+# Coefficients of values by their numbers, a constant, and the error of rounding.
+State = tuple[dict, Any, Any]
 
 
 def crown(
@@ -71,7 +76,8 @@ def crown(
         arXiv:1906.06316 (CROWN-IBP).
     """
     walk = relaxed(f, box, intermediate, chunk, rules, outward, "crown")
-    return output_of(walk, rows(walk, walk.program.output, chunk))
+    number = walk.program.output
+    return output_of(walk, rows(walk, number, chunk) if intermediate == "ibp" else None)
 
 
 def relaxed(
@@ -103,8 +109,82 @@ def relaxed(
         raise ValueError(f"{who}: intermediate is {intermediate!r}, expected 'ibp' or 'crown'")
     region = checked(box, who)
     program = program_of(f, region[0], who, rules)
-    tighten = (lambda i, walk: rows(walk, i, chunk)) if intermediate == "crown" else None
-    return propagate(program, region, rules=rules, outward=outward, tighten=tighten)
+    walked = partial(propagate, program, region, rules=rules, outward=outward)
+    return _tightened(program, walked, chunk) if intermediate == "crown" else walked()
+
+
+def _tightened(program: Program, walked: Callable[..., Walk], chunk: int) -> Walk:
+    """The walk in which what activations take, and the output, is bounded by lines: one program, however deep.
+
+    A loop over chunks of rows of one activation after the other. Each step relaxes the whole program with the bounds
+    known so far and sweeps back from where its rows start; equations behind are skipped.
+    """
+    starts: list[int] = []
+    jax.eval_shape(lambda: walked(tighten=lambda i, walk: starts.append(i) or walk.values[i]).values[program.output])
+    made = {output for node in program.nodes for output in node.outputs}
+    is_float = jnp.issubdtype(program.avals[program.output].dtype, jnp.floating)
+    if program.output in program.bounded & made and is_float:
+        starts.append(program.output)
+    starts = [i for i in dict.fromkeys(starts) if math.prod(program.avals[i].shape)]
+    if not starts:
+        return walked()
+    sizes = [math.prod(program.avals[i].shape) for i in starts]
+    # Rows of a start: its lower ends, and its upper ends with the opposite sign.
+    size = min(chunk, 2 * max(sizes))
+    offsets = np.cumsum([0, *(2 * n for n in sizes)])
+    steps = [(k, row) for k, n in enumerate(sizes) for row in range(0, 2 * n, size)]
+
+    def known(heights: Array, i: int) -> Box:
+        k, shape = starts.index(i), program.avals[i].shape
+        lower, upper = heights[offsets[k] : offsets[k + 1]].reshape(2, *shape)
+        return Box(lower, -upper)
+
+    def walk_with(heights: Array) -> Walk:
+        return walked(tighten=lambda i, walk: known(heights, i) if i in starts else walk.values[i])
+
+    def step(heights: Array, at: tuple[Array, Array]) -> tuple[Array, None]:
+        which, first = at
+        walk, count, index = walk_with(heights), jnp.asarray(sizes)[which], first + jnp.arange(size)
+        found = jax.vmap(lambda row: _from_start(walk, starts, which, row))(index)
+        found = jnp.where(index < 2 * count, found, -jnp.inf)
+        return lax.dynamic_update_slice(heights, found, (jnp.asarray(offsets)[which] + first,)), None
+
+    dtype = jax.eval_shape(lambda: walked().values[starts[0]].lower).dtype
+    heights = jnp.full(offsets[-1] + size, -jnp.inf, dtype)
+    table = tuple(jnp.asarray(column) for column in zip(*steps, strict=True))
+    heights, _ = lax.scan(jax.checkpoint(step), heights, table)
+    walk = walk_with(heights)
+    if program.output in starts:
+        walk.values[program.output] = tightest(walk.values[program.output], known(heights, program.output))
+    return walk
+
+
+def _from_start(walk: Walk, starts: list[int], which: Array, row: Array) -> Array:
+    """The lower bound of one entry, or of minus one entry, of the start that `which` says.
+
+    The equations between two starts are under one condition: they are skipped if the row starts before them.
+    """
+    program, zero = walk.program, jnp.zeros((), walk.dtype)
+    makers = {node.outputs[0]: k for k, node in enumerate(program.nodes)}
+    position = jnp.asarray([makers[i] for i in starts])[which]
+    state: State = ({}, zero, zero)
+    ordered = sorted(starts, key=lambda i: makers[i])
+    for before, i in zip([None, *ordered][-2::-1], ordered[::-1], strict=True):
+        first = 0 if before is None else makers[before] + 1
+
+        def back(state: State, i: int = i, first: int = first) -> State:
+            coefficients, *rest = state
+            shape = program.avals[i].shape
+            n = math.prod(shape)
+            sign = jnp.where(which == starts.index(i), jnp.where(row < n, 1, -1), 0).astype(walk.dtype)
+            seed = one_hot(row % n, shape, walk.dtype) * sign
+            coefficients = {**coefficients, i: coefficients[i] + seed if i in coefficients else seed}
+            return swept(walk, program.nodes[first : makers[i] + 1], (coefficients, *rest))
+
+        like = jax.eval_shape(back, state)
+        kept = {j: state[0][j] if j in state[0] else jnp.zeros(v.shape, v.dtype) for j, v in like[0].items()}
+        state = lax.cond(position >= first, back, lambda state, kept=kept: (kept, *state[1:]), state)
+    return concluded(walk, state)
 
 
 def rows(walk: Walk, number: int, chunk: int) -> Box:
@@ -128,12 +208,8 @@ def rows(walk: Walk, number: int, chunk: int) -> Box:
         return sign * lower_bound(walk, number, one_hot(i, aval.shape, walk.dtype) * sign)
 
     index, ones = jnp.arange(known.lower.size), jnp.ones(known.lower.size, walk.dtype)
-    if number == walk.program.output:
-        # Two programs, of which the compiler drops the one that nobody asks for.
-        lower, upper = (stream.stack_over(bound, (index, sign * ones), chunk) for sign in (1, -1))
-    else:
-        both = stream.stack_over(bound, (jnp.tile(index, 2), jnp.concatenate([ones, -ones])), chunk)
-        lower, upper = jnp.split(both, 2)
+    # Two programs, of which the compiler drops the one that nobody asks for.
+    lower, upper = (stream.stack_over(bound, (index, sign * ones), chunk) for sign in (1, -1))
     return Box(lower.reshape(aval.shape), upper.reshape(aval.shape))
 
 
@@ -167,9 +243,31 @@ def lower_bound(walk: Walk, number: int, row: Array, tuned: dict | None = None) 
     Reference:
         Zhang et al. 2018, arXiv:1811.00866.
     """
-    program, region = walk.program, walk.region
-    coefficients, constant, error = {number: row}, jnp.zeros((), walk.dtype), jnp.zeros((), walk.dtype)
-    for node in reversed(program.nodes):
+    zero = jnp.zeros((), walk.dtype)
+    return concluded(walk, swept(walk, walk.program.nodes, ({number: row}, zero, zero), tuned))
+
+
+def swept(walk: Walk, nodes: Iterable[Node], state: State, tuned: dict | None = None) -> State:
+    """A linear function of some values of a program as one of what the equations that make them take.
+
+    Args:
+        walk: Boxes and lines of the program.
+        nodes: Equations, first to last.
+        state: Coefficients of the values by their numbers, a constant, and the error made so far.
+        tuned: As in `lower_bound`.
+
+    Example:
+        >>> walk = relaxed(lambda x: 2 * x + 1, Box(jnp.zeros(1), jnp.ones(1)), "ibp", 8, None, False, "crown")
+        >>> state = {walk.program.output: jnp.ones(1)}, jnp.float32(0), jnp.float32(0)
+        >>> coefficients, constant, _ = swept(walk, walk.program.nodes, state)
+        >>> coefficients[walk.program.input].item(), constant.item()
+        (2.0, 1.0)
+
+    Reference:
+        Zhang et al. 2018, arXiv:1811.00866.
+    """
+    coefficients, constant, error = dict(state[0]), *state[1:]
+    for node in reversed(tuple(nodes)):
         (output, *_) = node.outputs
         if output not in coefficients or output not in walk.enclosures:
             continue
@@ -179,9 +277,24 @@ def lower_bound(walk: Walk, number: int, row: Array, tuned: dict | None = None) 
         for part, affine in [(a, lower)] if lower is upper else parts:
             constant, extra = _constant(walk, node, part, affine, constant)
             error += extra + _pull(walk, node, part, affine, coefficients)
-    if program.input not in coefficients:
+    return coefficients, constant, error
+
+
+def concluded(walk: Walk, state: State) -> Array:
+    """The least value on the region of a linear function of the input.
+
+    Example:
+        >>> walk = relaxed(lambda x: 2 * x, Box(jnp.zeros(1), jnp.ones(1)), "ibp", 8, None, False, "crown")
+        >>> concluded(walk, ({walk.program.input: -jnp.ones(1)}, jnp.float32(3), jnp.float32(0))).item()
+        2.0
+
+    Reference:
+        Zhang et al. 2018, arXiv:1811.00866.
+    """
+    coefficients, constant, error = state
+    if walk.program.input not in coefficients:
         return constant - error
-    return _least(walk, region, coefficients[program.input], constant, error)
+    return _least(walk, walk.region, coefficients[walk.program.input], constant, error)
 
 
 def _pull(walk: Walk, node: Node, a: Array, affine: Affine, coefficients: dict) -> Any:
@@ -192,7 +305,8 @@ def _pull(walk: Walk, node: Node, a: Array, affine: Affine, coefficients: dict) 
     targets = [i for i in node.inputs if i in program.bounded and jnp.issubdtype(program.avals[i].dtype, jnp.floating)]
     like = [jax.ShapeDtypeStruct(program.avals[i].shape, walk.dtype) for i in targets]
     error = 0
-    for i, share in zip(targets, jax.linear_transpose(affine.linear, *like)(a), strict=True):
+    shares = jax.linear_transpose(affine.linear, *like)(a) if affine.pull is None else (affine.pull(a),)
+    for i, share in zip(targets, shares, strict=True):
         merged = i in coefficients
         coefficients[i] = coefficients[i] + share if merged else share
         if walk.outward and merged:
@@ -214,7 +328,9 @@ def _constant(walk: Walk, node: Node, a: Array, affine: Affine, constant: Array)
         # Lines of a curve are rounded themselves: slopes, intercepts, and the curve at the points they touch.
         terms = affine.terms if exact else affine.terms + 64
         sizes = sizes if exact else sizes + _finite(largest(walk.enclosures[node.outputs[0]].box))
-        error = sum_error(jnp.abs(a) * sizes, terms) if terms else 0
+        # Coefficients may also have been flushed to zero.
+        share = jnp.abs(a) + terms * jnp.finfo(walk.dtype).tiny
+        error = sum_error(share * sizes, terms) if terms else 0
     if affine.bias is None:
         return constant, error
     # Where nothing depends on a bound that is infinite, it does not matter.

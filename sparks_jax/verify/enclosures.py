@@ -17,19 +17,21 @@ from sparks_jax.types import Box
 
 
 class Affine(NamedTuple):
-    """An affine function of the bounded operands of an equation.
+    r"""An affine function of the bounded operands of an equation.
 
     Attributes:
         linear: $x ↦ A x$, of all bounded floating operands in order, strictly linear; None if A = 0.
         absolute: $x ↦ |A| x$, the same with the absolute values of all coefficients.
         bias: What is added, or None.
         terms: How many products each number is the sum of, at most, in A x and in the transposed map: for rounding.
+        pull: The transposed map $a ↦ A^\top a$ of one operand, where it is known in a faster form than JAX derives.
     """
 
     linear: Any
     absolute: Any = None
     bias: Any = None
     terms: int = 1
+    pull: Any = None
 
 
 class Enclosure(NamedTuple):

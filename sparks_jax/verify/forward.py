@@ -1,5 +1,6 @@
 r"""Linear bounds from the input forward: every value between two affine functions of the input."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -111,6 +112,7 @@ def _concrete(walk: Walk, pair: _Pair) -> Box:
     """The box of all values between two affine functions on the region."""
     (below, low), (above, high) = pair
     shape, n = low.shape, below.shape[0]
-    columns = lambda a: a.reshape(n, -1).T.reshape(-1, *walk.region[0].shape)
+    size = math.prod(shape)
+    columns = lambda a: a.reshape(n, size).T.reshape(size, *walk.region[0].shape)
     smallest = jax.vmap(lambda a: least(walk.region, a))
     return Box(smallest(columns(below)).reshape(shape) + low, high - smallest(columns(-above)).reshape(shape))

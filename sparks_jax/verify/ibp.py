@@ -116,7 +116,7 @@ def propagate(
         if tighten is not None and not is_affine(enclosure):
             loose = [i for i in node.inputs if i in program.bounded and i not in tight and _is_float(program, i)]
             for i in dict.fromkeys(loose):
-                walk.values[i] = _tightest(walk.values[i], tighten(i, walk))
+                walk.values[i] = tightest(walk.values[i], tighten(i, walk))
                 tight.add(i)
             enclosure = _enclosed(node, walk, rules) if loose else enclosure
             tight.update(node.outputs)
@@ -141,8 +141,13 @@ def output_of(walk: Walk, box: Box | None = None) -> Box:
     """
     known = walk.values[walk.program.output]
     known = known if isinstance(known, Box) else Box(jnp.asarray(known), jnp.asarray(known))
-    result = known if box is None else _tightest(known, box)
     dtype = walk.program.avals[walk.program.output].dtype
+    result = known
+    if jnp.issubdtype(dtype, jnp.floating):
+        result = known if box is None else _around_centre(walk, _cut(known, box))
+        # An end that overflowed on its inner side says nothing.
+        lower, upper = result
+        result = Box(jnp.where(lower == jnp.inf, -jnp.inf, lower), jnp.where(upper == -jnp.inf, jnp.inf, upper))
     if dtype == result.lower.dtype:
         return result
     cast = Box(*(v.astype(dtype) for v in result))
@@ -178,14 +183,46 @@ def _as(value: Any, dtype: Any) -> Any:
     return value if isinstance(value, Array | Tracer) else jnp.asarray(value)
 
 
-def _tightest(interval: Box, linear: Box) -> Box:
+def tightest(interval: Box, linear: Box) -> Box:
     """The intersection of two boxes around the same values; where rounding made it empty, the numbers in between.
 
-    A linear bound may be NaN where infinities met: then the interval is all that is known.
+    Example:
+        >>> box = tightest(Box(jnp.zeros(1), jnp.ones(1)), Box(jnp.full(1, 0.5), jnp.full(1, 2.0)))
+        >>> box.lower.item(), box.upper.item()
+        (0.5, 1.0)
+
+    Reference:
+        Moore, Kearfott & Cloud 2009, Introduction to interval analysis.
     """
-    lower, upper = (jnp.where(jnp.isnan(b), a, b) for a, b in zip(interval, linear, strict=True))
-    lower, upper = jnp.maximum(interval.lower, lower), jnp.minimum(interval.upper, upper)
+    lower, upper = _cut(interval, linear)
     return Box(jnp.minimum(lower, upper), jnp.maximum(lower, upper))
+
+
+def _cut(interval: Box, linear: Box) -> Box:
+    """The intersection of two boxes around the same values.
+
+    A linear bound may be NaN, or infinite on its inner side, where numbers overflowed, or wrong by any amount, where
+    some overflowed and others vanished, but then the interval is infinite. In all these cases it is all that is known.
+    """
+    lost_below = jnp.isnan(linear.lower) | (linear.lower == jnp.inf) | jnp.isinf(interval.lower)
+    lost_above = jnp.isnan(linear.upper) | (linear.upper == -jnp.inf) | jnp.isinf(interval.upper)
+    lower = jnp.where(lost_below, interval.lower, linear.lower)
+    upper = jnp.where(lost_above, interval.upper, linear.upper)
+    return Box(jnp.maximum(interval.lower, lower), jnp.minimum(interval.upper, upper))
+
+
+def _around_centre(walk: Walk, box: Box) -> Box:
+    """The box, and in it the value at the centre of the region, which rounding may have left outside.
+
+    So no lower end is above its upper end, and neither end needs the other: who asks for one pays for one.
+    """
+    region, program = walk.region, walk.program
+    centre = region.center if isinstance(region, Ball) else 0.5 * region.lower + 0.5 * region.upper
+    value = program(centre.astype(program.avals[program.input].dtype)).astype(box.lower.dtype)
+    known = jnp.isfinite(value)
+    lower, upper = jnp.where(known, value, jnp.inf), jnp.where(known, value, -jnp.inf)
+    # A bound that is NaN stays so.
+    return Box(jnp.minimum(box.lower, lower), jnp.maximum(box.upper, upper))
 
 
 def _is_float(program: Program, i: int) -> bool:

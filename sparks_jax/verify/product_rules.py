@@ -60,7 +60,7 @@ def _summed(node: Node, a: Any, b: Any) -> Enclosure:
     centre = product(ca, cb)
     radius = product(size_a, rb) + product(ra, size_b + rb)
     spread = product(ra, rb)
-    unknown = ~jnp.isfinite(radius) & ~jnp.isnan(centre)
+    unknown = (~jnp.isfinite(radius) | jnp.isinf(centre)) & ~jnp.isnan(centre)
     box = Box(jnp.where(unknown, -jnp.inf, centre - radius), jnp.where(unknown, jnp.inf, centre + radius))
     # Where an operand is infinite the slopes are those of its centre, 0, and the constants are infinite.
     spread = jnp.where(jnp.isnan(spread), jnp.inf, spread)

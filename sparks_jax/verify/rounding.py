@@ -72,7 +72,8 @@ def widened(enclosure: Enclosure) -> Enclosure:
     error = (
         gamma(terms, box.lower.dtype) * (1 + gamma(terms, box.lower.dtype)) * jnp.where(jnp.isnan(size), jnp.inf, size)
     )
-    error = error.astype(box.lower.dtype)
+    # Each product may also be flushed to zero.
+    error = (error + terms * jnp.finfo(error.dtype).tiny).astype(box.lower.dtype)
     lower, upper = box.lower - error, box.upper + error
     unknown = jnp.isnan(lower) & ~jnp.isnan(box.lower), jnp.isnan(upper) & ~jnp.isnan(box.upper)
     box = Box(jnp.where(unknown[0], -jnp.inf, lower), jnp.where(unknown[1], jnp.inf, upper))
@@ -115,4 +116,4 @@ def sum_error(sizes: Array, terms: int) -> Array:
     size, roundings = total(sizes)
     share = gamma(terms + roundings + 2, sizes.dtype)
     # Twice: the sum of the sizes is a rounded number as well.
-    return share * (1 + 2 * share) * size
+    return share * (1 + 2 * share) * size + sizes.size * jnp.finfo(sizes.dtype).tiny
