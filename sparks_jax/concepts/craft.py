@@ -105,7 +105,7 @@ def craft(
     Example:
         >>> x = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))
         >>> head = lambda acts: acts.mean((0, 1)) @ jnp.array([1.0, 0.0, -1.0])
-        >>> found = craft(lambda x: x, head, x, key=jax.random.key(0), rank=3, crop=4)
+        >>> found = jax.jit(lambda x: craft(lambda x: x, head, x, key=jax.random.key(0), rank=3, crop=4))(x)
         >>> found.codes.shape, found.image_codes.shape, found.importance.values.shape
         ((16, 3), (4, 8, 8, 3), (4, 3))
 
@@ -169,10 +169,11 @@ def refine(
 
     Example:
         >>> x = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))
-        >>> head = lambda acts: acts.mean((0, 1, 2))
-        >>> whole = craft(lambda x: x.sum(-1, keepdims=True), head, x, key=jax.random.key(0), rank=1, crop=4)
-        >>> parts = refine(whole, 0, lambda x: x, head, x, key=jax.random.key(1), rank=3, top=0.5)
-        >>> parts.codes.shape
+        >>> late, head, key = lambda x: x.sum(-1, keepdims=True), lambda acts: acts.mean((0, 1, 2)), jax.random.key(0)
+        >>> def parts(x):
+        ...     whole = craft(late, head, x, key=key, rank=1, crop=4)
+        ...     return refine(whole, 0, lambda x: x, head, x, key=key, rank=3, top=0.5)
+        >>> jax.eval_shape(parts, x).codes.shape  # half of 16 crops
         (8, 3)
 
     Reference:

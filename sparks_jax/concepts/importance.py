@@ -42,13 +42,13 @@ class Rule(NamedTuple):
     exact: ClosedForm | None = None
 
 
-CONTRIBUTION = lambda omega, slope, origin: omega
+_contribution = lambda omega, slope, origin: omega
 RULES = {
-    "auto": Rule(fading.integrated_gradients, CONTRIBUTION),
-    "gradient_input": Rule(fading.gradient_input, CONTRIBUTION),
-    "integrated_gradients": Rule(fading.integrated_gradients, CONTRIBUTION),
-    "occlusion": Rule(fading.occlusion, CONTRIBUTION),
-    "shapley": Rule(fading.shapley, CONTRIBUTION),
+    "auto": Rule(fading.integrated_gradients, _contribution),
+    "gradient_input": Rule(fading.gradient_input, _contribution),
+    "integrated_gradients": Rule(fading.integrated_gradients, _contribution),
+    "occlusion": Rule(fading.occlusion, _contribution),
+    "shapley": Rule(fading.shapley, _contribution),
     "sobol": Rule(fading.sobol, lambda omega, slope, origin: _shares(jnp.square(omega))),
     "rise": Rule(fading.rise, lambda omega, slope, origin, keep=0.5: origin + keep * omega.sum() + (1 - keep) * omega),
     "hsic": Rule(fading.hsic),
@@ -141,9 +141,9 @@ def importance(
         >>> from sparks_jax.concepts import Dictionary, nonnegative
         >>> colours = Dictionary(jnp.eye(2), jnp.zeros(2), jnp.ones(()), jax.tree_util.Partial(nonnegative))
         >>> head = lambda acts: acts @ jnp.array([3.0, -1.0])
-        >>> found = importance(head, colours, jnp.array([[1.0, 2.0], [3.0, 0.0]]))
+        >>> found = importance(head, colours, jnp.array([[1.0, 2.0], [3.0, 4.0]]))
         >>> found.values.tolist(), found.mean.tolist(), found.exact.item()
-        ([[3.0, -2.0], [9.0, 0.0]], [6.0, -1.0], True)
+        ([[3.0, -2.0], [9.0, -4.0]], [6.0, -3.0], True)
 
     Reference:
         Fel et al. 2023, A holistic approach to unifying automatic concept extraction and concept importance estimation,

@@ -82,8 +82,9 @@ def zoom(x: Image, box: Float[Array, "4"], size: tuple[int, int]) -> Float[Array
 
     Example:
         >>> x = jnp.arange(16.0).reshape(4, 4, 1)
-        >>> zoom(x, jnp.array([1.0, 2.0, 2.0, 2.0]), (2, 2))[..., 0].round(3).tolist()
-        [[6.0, 7.0], [10.0, 11.0]]
+        >>> print(zoom(x, jnp.array([1.0, 2.0, 2.0, 2.0]), (2, 2))[..., 0].round())
+        [[ 6.  7.]
+         [10. 11.]]
 
     Reference:
         Keys 1981, Cubic convolution interpolation for digital image processing.
