@@ -27,7 +27,7 @@ def transposed(node: Node, kernel: Array, shape: tuple[int, ...]) -> Callable[[A
     Example:
         >>> from sparks_jax.verify.interpreter import trace
         >>> f = lambda x: lax.conv_general_dilated(x, jnp.ones((1, 1, 2)), (2,), "VALID")
-        >>> pull = transposed(trace(f, jnp.ones((1, 1, 5))).nodes[0], jnp.ones((1, 1, 2)), (1, 1, 5))
+        >>> pull = transposed(trace(f, jnp.ones((1, 1, 5))).nodes[-1], jnp.ones((1, 1, 2)), (1, 1, 5))
         >>> pull(jnp.array([[[1.0, 2.0]]])).tolist()
         [[[1.0, 1.0, 2.0, 2.0, 0.0]]]
 
