@@ -11,8 +11,8 @@ several runs that take turns.
 Command:  python -m experiments.benchmarks.bounds [--smoke] [--nets mlp cnn …]
 Hardware: 2 CPU cores.
 Time:     not yet run in full; --smoke half a minute.
-Expected: the targets are IBP <= 3, EVA <= 3, margins <= 10, and full CROWN compiled in less than 60 s. On a busy machine
-          auto_LiRPA 0.7.1 took longer for IBP and CROWN-IBP of mlp, cnn and residual, with bounds within 5e-7.
+Expected: the targets are IBP <= 3, EVA <= 3, margins <= 10, and full CROWN compiled in less than 60 s. On a busy
+          machine auto_LiRPA 0.7.1 took longer for IBP and CROWN-IBP of mlp, cnn and residual, with bounds within 5e-7.
 """
 
 import os
