@@ -13,7 +13,7 @@ from jax import lax
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from sparks_jax.concepts.activations import checked, combined, inner, spare_rows
+from sparks_jax.concepts.activations import checked, combined, inner, row_sums
 from sparks_jax.concepts.dictionary import Factorization, canonical, unit
 from sparks_jax.concepts.encoders import nonnegative, solve_on, sweep
 from sparks_jax.concepts.svd import nndsvda, randomized_svd
@@ -28,8 +28,8 @@ def nmf(
     rank: int,
     *,
     key: PRNGKeyArray,
-    num_steps: int = 30,
-    num_sweeps: int = 2,
+    num_steps: int = 25,
+    num_sweeps: int = 4,
     layer: str | None = None,
 ) -> Factorization:
     r"""Non-negative matrix factorization by hierarchical alternating least squares.
@@ -112,7 +112,7 @@ def semi_nmf(
     *,
     key: PRNGKeyArray,
     num_steps: int = 50,
-    num_sweeps: int = 2,
+    num_sweeps: int = 4,
     layer: str | None = None,
 ) -> Factorization:
     r"""Semi-NMF: non-negative codes on atoms of either sign, for activations of either sign.
@@ -182,7 +182,8 @@ def _alternate(
     that raises the objective is not taken, and the next has no lead, so that it cannot. Whether it does is told by sums
     of changes: rounding would hide them in a difference of errors.
     """
-    total, lengths = jnp.sum(acts**2), jnp.sum(acts**2, axis=1)
+    lengths = row_sums(acts**2)
+    total = lengths.sum()
     # Of <x, G x> / 2 - <t, x> from one x to another.
     change = lambda gram, target, old, new: jnp.vdot(_dot(gram, (old + new) / 2) - target, new - old)
 
@@ -213,9 +214,10 @@ def _alternate(
 
 
 def _revived(u: Array, d: Array, misfit: Float[Array, " n"], acts: Array) -> tuple[Array, Array]:
-    """Atoms of zero take the directions of the rows explained worst, one each; without codes, so no error rises."""
+    """An atom of zeros, one a step, takes the direction of the row explained worst; without codes: no error rises."""
     dead = ~(d != 0).any(axis=1)
-    return jnp.where(dead[:, None], 0, u), jnp.where(dead[:, None], unit(spare_rows(acts, misfit, dead)), d)
+    first = (dead & (jnp.cumsum(dead) == 1))[:, None]
+    return jnp.where(dead[:, None], 0, u), jnp.where(first, unit(acts[misfit.argmax()][None]), d)
 
 
 def trace_error(

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from sparks_jax.concepts.activations import combined, present
+from sparks_jax.concepts.activations import combined, present, row_sums
 
 _dot = functools.partial(jnp.matmul, precision="highest")
 
@@ -41,12 +41,20 @@ def randomized_svd(
     width = min(rank + oversample, *acts.shape)
     q = _dot(acts, jax.random.normal(key, (acts.shape[1], width), acts.dtype))
     for _ in range(num_steps):
-        q, _ = jnp.linalg.qr(combined(jnp.linalg.qr(q)[0].T, acts).T)
-        q = _dot(acts, q)
-    q, _ = jnp.linalg.qr(q)
+        q = _dot(acts, _orthonormal(combined(_orthonormal(q).T, acts).T))
+    q = _orthonormal(_orthonormal(q))  # the first leaves rounding times its condition, the second rounding alone
     left, s, vt = jnp.linalg.svd(combined(q.T, acts), full_matrices=False)
     vt, signs = signed(vt[:rank])
     return _dot(q, left[:, :rank]) * signs[None], s[:rank], vt
+
+
+def _orthonormal(y: Float[Array, "n k"]) -> Float[Array, "n k"]:
+    """Columns that span those of y, orthonormal if these are independent: y R^+, of y = Q R.
+
+    From the triangular factor alone: the orthogonal one comes in Fortran's order, and XLA on CPU would turn the
+    activations to match it.
+    """
+    return _dot(y, jnp.linalg.pinv(jnp.linalg.qr(y, mode="r")))
 
 
 def signed(atoms: Float[Array, "k d"]) -> tuple[Float[Array, "k d"], Float[Array, " k"]]:
@@ -90,7 +98,7 @@ def nndsvda(
     Reference:
         Boutsidis & Gallopoulos 2008, SVD based initialization: a head start for nonnegative matrix factorization.
     """
-    u, s, vt = randomized_svd(acts, rank, key=key, num_steps=2)
+    u, s, vt = randomized_svd(acts, rank, key=key, num_steps=1)
     halves = [(jnp.maximum(sign * u.T, 0), jnp.maximum(sign * vt, 0)) for sign in (1, -1)]
     norms = [(jnp.linalg.norm(a, axis=1), jnp.linalg.norm(b, axis=1)) for a, b in halves]
     weights = [a * b for a, b in norms]
@@ -100,6 +108,6 @@ def nndsvda(
     root = jnp.sqrt(s * jnp.maximum(*weights))
     a, b = (x * (root / jnp.where(norm > 0, norm, 1))[:, None] for x, norm in ((a, a_norm), (b, b_norm)))
     rows = present(acts)
-    mean = acts.sum() / (rows.sum() * acts.shape[1])
+    mean = row_sums(acts).sum() / (rows.sum() * acts.shape[1])
     a, b = (jnp.where(x > 0, x, mean) for x in (a, b))
     return (a * rows[None]).T, b
