@@ -86,7 +86,7 @@ def lasso(
     return _codes(soft_threshold, num_steps, gram, inner(atoms, acts), jnp.asarray(l1, gram.dtype)).T
 
 
-def positive_part(x: Array, threshold: Array) -> Array:
+def positive_part(x: Array, threshold: Array | float) -> Array:
     r"""What minimises a parabola with apex x, plus a slope, over the half-line.
 
     $\max(0, x - t)$
@@ -105,7 +105,7 @@ def positive_part(x: Array, threshold: Array) -> Array:
     return jnp.maximum(x - threshold, 0)
 
 
-def soft_threshold(x: Array, threshold: Array) -> Array:
+def soft_threshold(x: Array, threshold: Array | float) -> Array:
     r"""What minimises a parabola with apex x, plus a multiple of the modulus.
 
     $\mathrm{sign}(x) \max(0, |x| - t)$
