@@ -433,7 +433,7 @@ SHOWN = (
 def draw(config: Config, name: str, found: dict[tuple[str, str], Any]) -> None:
     """A picture of some maps of the first network of each kind: its first images."""
     made = found[name, config.kinds[0]]["table"].methods
-    titled = {method: made[method].replace(", ", "\n").replace(" × ", "\n× ") for method in SHOWN if method in made}
+    titled = {method: made[method] for method in SHOWN if method in made}
     seen, titles, columns, (_, _, others, truth) = [], [], {title: [] for title in titled.values()}, data(config, name)
     for kind in config.kinds:
         folder = config.out / f"{name}_{kind}_{config.seed}"
@@ -442,7 +442,7 @@ def draw(config: Config, name: str, found: dict[tuple[str, str], Any]) -> None:
         titles += [f"{truth[i]}, {kind}" for i in mine]
         for method, title in titled.items():
             columns[title] += list(np.load(folder / "maps" / f"{method}.npz")["importance"][:3])
-    viz.grid(seen, columns, titles, side=1.2).savefig(config.out / f"maps_{name}.png", dpi=90)
+    viz.grid(seen, columns, titles, side=1.5).savefig(config.out / f"maps_{name}.png", dpi=80)
 
 
 def main(config: Config) -> dict[tuple[str, str], Any]:
