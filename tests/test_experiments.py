@@ -10,7 +10,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 # Module, and what its folder holds afterwards.
 EXPERIMENTS = [
     ("eva_digits", ["digits_plain_0", "maps_digits.png", "run.json", "table.csv"]),
-    ("localization_glyphs", ["maps.png", "reads_the_glyph", "reads_the_tag", "run.json"]),
+    ("localization_glyphs", ["faithfulness", "maps.png", "reads_the_glyph", "reads_the_tag", "run.json", "stability"]),
     ("sae_activations", ["activations.json", "activations.npy", "checkpoints", "run.json"]),
     ("stability_mege", ["run.json", "table.csv"]),
     ("train_glyphs", ["checkpoints", "glyphs.safetensors", "run.json"]),

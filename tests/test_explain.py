@@ -205,4 +205,4 @@ def test_counted_bounds():
     assert count(eva, target=3) == 2 * (9 + 1)
     assert count(lipschitz_eva) == 2 * (9 + 1) + 1
     assert count(lipschitz_eva, lipschitz=jnp.ones(4)) == 2 * (9 + 1) + 1
-    assert count(eva_hybrid, num_samples=5) == (9 + 1) * (5 + 3) + (5 + 3)
+    assert count(eva_hybrid, num_samples=5) == (9 + 2) * 5
