@@ -109,5 +109,7 @@ def nndsvda(
     a, b = (x * (root / jnp.where(norm > 0, norm, 1))[:, None] for x, norm in ((a, a_norm), (b, b_norm)))
     rows = present(acts)
     mean = row_sums(acts).sum() / (rows.sum() * acts.shape[1])
-    a, b = (jnp.where(x > 0, x, mean) for x in (a, b))
+    # What rounding left of a zero is a zero: it would stay one for hundreds of multiplicative updates.
+    noise = 16 * jnp.finfo(acts.dtype).eps
+    a, b = (jnp.where(x > noise * x.max(1, keepdims=True), x, mean) for x in (a, b))
     return (a * rows[None]).T, b
