@@ -385,7 +385,10 @@ def test_the_readme_runs():
     (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
     box = interval((-1, 1))
     given = dict(jax=jax, jnp=jnp, Box=Box, Enclosure=verify.Enclosure, ibp=ibp, crown=crown, margins=margins)
-    exec(code, {**given, "partial": partial, "f": lambda x: jnp.concatenate([jnp.sin(x), x]), "box": box, "label": 0})
+    names = {**given, "partial": partial, "f": lambda x: jnp.concatenate([jnp.sin(x), x]), "box": box, "label": 0}
+    exec(code, names)
+    got = ibp(names["softsign"], box, rules={"softsign": names["rule"]})
+    np.testing.assert_allclose(got, [[-0.5], [0.5]])
 
 
 def test_the_report_says_where_bounds_grow():
@@ -414,12 +417,17 @@ def test_lipschitz_constants():
 
 def test_our_networks_have_rules():
     """Every equation of ResNet-18, SqueezeNet and EfficientNet-Lite0 has one: found without computing anything."""
-    from sparks_jax.verify.rules import program_of
+    from sparks_jax.verify.rules import program_of, supported
 
-    x = jax.ShapeDtypeStruct((64, 64, 3), jnp.float32)
+    x, programs = jax.ShapeDtypeStruct((64, 64, 3), jnp.float32), []
     for make in (models.resnet18, models.SqueezeNet, models.EfficientNetLite0):
-        model = jax.eval_shape(lambda: make(rngs=nnx.Rngs(0)))
-        graphdef, state = nnx.split(model)
-        jax.eval_shape(
-            lambda s, x: program_of(lambda x: nnx.merge(graphdef, s)(x[None])[0], x, "crown").avals[0], state, x
-        )
+        graphdef, state = nnx.split(jax.eval_shape(lambda: make(rngs=nnx.Rngs(0))))
+
+        def traced(s, x):
+            programs.append(program_of(lambda x: nnx.merge(graphdef, s)(x[None])[0], x, "crown"))
+            return x
+
+        jax.eval_shape(traced, state, x)
+    for program in programs:
+        assert program.avals[program.output].shape == (1000,)
+        assert {n.name for n in program.nodes if program.bounded.issuperset(n.outputs)} <= set(supported("crown"))
