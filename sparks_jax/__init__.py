@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sparks_jax import attribution as attribution
+    from sparks_jax import concepts as concepts
     from sparks_jax import data as data
     from sparks_jax import designs as designs
     from sparks_jax import fourier as fourier
@@ -32,7 +33,7 @@ __version__ = "0.1.0.dev0"
 
 # Read when first used (PEP 562), so that `sparks --help` does not wait for jax.
 _AREAS = {
-    *("attribution", "data", "designs", "fourier", "images", "jobs", "linalg", "metrics", "models"),
+    *("attribution", "concepts", "data", "designs", "fourier", "images", "jobs", "linalg", "metrics", "models"),
     *("scores", "segments", "sensitivity", "stream", "types", "verify", "viz"),
 }
 _JOBS = {"evaluate", "explain", "measure"}

@@ -22,6 +22,8 @@ examples:
   sparks explain cat.jpg holiday/ --out cats       your pictures, and those of a folder
   sparks explain cat.jpg --methods sobol,rise      other methods; `sparks methods` lists them
   sparks explain cat.jpg --labels "Egyptian cat"   why (or why not) this class
+  sparks explain cat.jpg --concepts                what the network saw, too
+  sparks explain cat.jpg --data cats/              what it saw that other cats have
   sparks explain cat.jpg --model resnet50 --weights resnet50.pth
   sparks explain cat.jpg --model my_network.py:make --classes names.txt
 
@@ -122,6 +124,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_methods(explain.add_argument, ("sobol", "integrated_gradients", "smoothgrad", "grad_cam"))
     _add_how(explain.add_argument, Path("sparks-out"), "replace the results of an earlier run in that folder")
     explain.add_argument("--top", type=_positive, default=5, metavar="N", help="predictions shown for each picture (5)")
+    explain.add_argument(
+        "--concepts", action="store_true", help="what the network saw: its concepts in each picture (CRAFT)"
+    )
+    explain.add_argument(
+        "--data",
+        metavar="FOLDER",
+        help="images to find the concepts in, those that the network takes for the class; it implies --concepts "
+        "(without it: crops of each picture)",
+    )
     explain.set_defaults(command=_explain)
     evaluate = commands.add_parser(
         "evaluate",

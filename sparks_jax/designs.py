@@ -63,8 +63,10 @@ def sobol(num_points: int, dim: int, *, key: PRNGKeyArray | None = None) -> Floa
     net = _quadrant_prefix(num_points, dim)
     blocks = -(-dim // net.shape[1])
     # The first block keeps its order: the head of a design that fits in one block is itself a scrambled net.
-    order = _permutations(order_key, num_points, blocks).at[:, 0].set(jnp.arange(num_points))
-    cells = jnp.asarray(net)[order].reshape(num_points, -1)[:, :dim]
+    cells = jnp.asarray(net)
+    if blocks > 1:
+        order = _permutations(order_key, num_points, blocks).at[:, 0].set(jnp.arange(num_points))
+        cells = cells[order].reshape(num_points, -1)[:, :dim]
     return _place(place_key, _nested_flips(flip_key, cells, bits), num_points)
 
 

@@ -168,7 +168,7 @@ def concept(features: Model, dictionary: Any, k: Label, *, pool: Callable[[Array
 
     Args:
         features: From a batch `(b, …)` to activations `(b, …, d)`.
-        dictionary: A `concepts.Dictionary`: what has its atoms, mean, scale and encoder.
+        dictionary: A `concepts.Dictionary`, or what has its `encode`.
         k: The concept, in 0 … k − 1. A traced one outside the concepts gives NaN.
         pool: From the codes of all positions to one number: `jnp.mean` or `jnp.max`.
 
@@ -350,11 +350,8 @@ def _direction(features: Model, vector: Array, x: Array) -> Scalar:
 
 
 def _concept(features: Model, dictionary: Any, k: Any, pool: Any, x: Array) -> Scalar:
-    acts, d = features(x[None])[0], dictionary.atoms.shape[-1]
-    if acts.shape[-1] != d:
-        raise ValueError(f"concept has atoms of length {d} for activations of shape {acts.shape}")
-    rows = (acts.reshape(-1, d) - dictionary.mean[None]) / dictionary.scale
-    return pool(jax.vmap(lambda u: _entry(u, k, "concepts"))(dictionary.encoder(dictionary.atoms, rows)))
+    codes = dictionary.encode(features(x[None])[0])
+    return pool(jax.vmap(lambda u: _entry(u, k, "concepts"))(codes.reshape(-1, codes.shape[-1])))
 
 
 def _segmentation(model: Model, zone: Array, x: Array) -> Scalar:

@@ -19,6 +19,7 @@ Pixels = Real[Any, "h w c"]
 RGB = Float[np.ndarray, "h w 3"]
 Cmap = str | Float[np.ndarray, "n 3"]
 Range = tuple[float, float]
+Row = Sequence[Any]  # a number and the two ends of its interval, None or NaN where there is none
 
 IMPORTANCE = "inferno"  # dark to bright in equal perceptual steps: more important is lighter
 SIGNED = "RdBu_r"  # blue against, white nothing, red for
@@ -297,4 +298,100 @@ def grid(
         show(axes[0], images[row], title=fit(titles[row]) if titles else "")
         for ax, (name, of_images) in zip(axes[1:], maps.items(), strict=True):
             show(ax, images[row], of_images[row], title=fit(name) if row == 0 else "")
+    return figure
+
+
+def plot_intervals(ax: Axes, rows: Mapping[str, Row], *, title: str = "") -> Axes:
+    """Draw numbers as bars from zero with their intervals, one under the other.
+
+    Args:
+        ax: Where to draw.
+        rows: From a name to its number and interval.
+        title: Written above.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> ax = plot_intervals(Figure().add_subplot(), {"ring": (0.6, 0.5, 0.7), "tag": (0.1, None, None)})
+        >>> [round(float(bar.get_width()), 1) for bar in ax.patches]
+        [0.6, 0.1]
+    """
+    numbers = np.array([row[:3] for row in rows.values()], float).reshape(-1, 3)
+    middle, ends = numbers[:, 0], numbers[:, 1:]
+    reach = np.maximum(np.stack([middle - ends[:, 0], ends[:, 1] - middle]), 0)  # NaN: nothing is drawn
+    places = np.arange(len(middle))
+    ax.barh(places, middle, xerr=reach, color="0.75", error_kw=dict(elinewidth=1.2, capsize=2))
+    ax.axvline(0, color="0.3", linewidth=0.8)
+    ax.set(yticks=places, yticklabels=list(rows), ylim=(len(places) - 0.4, -0.6), title=title)
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    ax.tick_params(axis="y", length=0)
+    return ax
+
+
+def intervals(panels: Mapping[str, Mapping[str, Row]], *, width: float = 2.4) -> Figure:
+    """A figure of `plot_intervals` side by side, for the same names.
+
+    Args:
+        panels: From a title to its rows.
+        width: Of one panel, in inches.
+
+    Example:
+        >>> rows = {"nmf": (0.2, 0.1, 0.3), "pca": (0.1, 0.0, 0.2)}
+        >>> [ax.get_title() for ax in intervals({"error": rows, "sparsity": rows}).axes]
+        ['error', 'sparsity']
+    """
+    from matplotlib.figure import Figure
+
+    tall = 0.8 + 0.24 * max(map(len, panels.values()))
+    figure = Figure(figsize=(1.2 + width * len(panels), tall), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for ax, (title, rows) in zip(axes, panels.items(), strict=True):
+        plot_intervals(ax, rows, title=textwrap.fill(title, round(CHARACTERS * width)))
+        ax.tick_params(labelleft=ax is axes[0])
+    return figure
+
+
+def concept_page(
+    image: Pixels,
+    maps: Mapping[str, Map],
+    crops: Sequence[Sequence[Any]],  # pixels, of any size
+    importances: Sequence[Row],
+    *,
+    title: str = "",
+    label: str = "importance",
+    side: float = 1.5,
+) -> Figure:
+    """A figure of the concepts of an image: it and their importance to the left, a row for each of them to the right.
+
+    Args:
+        image: The image.
+        maps: From the name of a concept to where it is, the most important first.
+        crops: Its examples, some for each concept.
+        importances: Of each concept, with the two ends of its interval.
+        title: Written over the image.
+        label: What importance is, written under its axis.
+        side: Of a map, in inches.
+
+    Example:
+        >>> x = np.zeros((4, 4, 3))
+        >>> len(concept_page(x, {"fur": x[..., 0]}, [[x, x]], [(0.6, 0.5, 0.7)]).axes)
+        5
+
+    Reference:
+        Fel et al. 2023, CRAFT: concept recursive activation factorization for explainability, arXiv:2211.10154.
+    """
+    from matplotlib.figure import Figure
+
+    columns = 1 + max(map(len, crops))
+    figure = Figure(figsize=(side * (columns + 2.6), side * 1.12 * len(maps)), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(2.6, columns))
+    top, bottom = left.subplots(2, 1, height_ratios=(1.4, 1))
+    show(top, image, title=textwrap.fill(title, round(CHARACTERS * 2.4 * side)))
+    plot_intervals(bottom, dict(zip(maps, importances, strict=True))).set_xlabel(label)
+    rows = right.subplots(len(maps), columns, squeeze=False)
+    for axes, (name, a), examples in zip(rows, maps.items(), crops, strict=True):
+        show(axes[0], image, a, title=name)
+        for ax in axes[1:]:
+            ax.set_axis_off()
+        for ax, example in zip(axes[1:], examples, strict=False):
+            show(ax, example)
     return figure

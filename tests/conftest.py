@@ -1,5 +1,13 @@
 """One platform for all tests: eight CPU devices, no silent rank promotion, a small network and a small image."""
 
+import os
+from importlib.metadata import version
+
+# Most programs of the tests run once: compiling them is the cost. CI compiles the laws in full on the newest Python.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+if version("jaxlib").startswith("0.10."):  # the older code generator takes half the time; later versions have none
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,12 +22,14 @@ def doctest_names(doctest_namespace):
     doctest_namespace.update(jax=jax, jnp=jnp, np=np)
 
 
-@pytest.fixture(scope="module")
-def quick_compilation():
-    """For programs of a few small images: their compilation is the cost, not their run; half of it is saved."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
+def _optimized():
+    """For programs that run for long, or are timed."""
     jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1")
+
+
+optimized, optimized_module = pytest.fixture(_optimized), pytest.fixture(scope="module")(_optimized)
 
 
 @pytest.fixture

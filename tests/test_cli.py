@@ -198,7 +198,7 @@ def test_a_network_from_a_file_with_weights_and_names(cat, capsys):
     np.testing.assert_allclose(np.load("sparks-out/maps.npz")["saliency"][0].ravel(), np.abs(WEIGHTS[:, 3]), rtol=1e-5)
 
 
-def test_a_resnet_from_a_torchvision_file(cat):
+def test_a_resnet_from_a_torchvision_file(optimized, cat):
     model = jax.eval_shape(lambda: ResNet(18, NUM_CLASSES, rngs=nnx.Rngs(0)))
     rng = np.random.default_rng(0)
     state = {name: np.abs(rng.normal(size=shape)) / 50 for name, shape in torch_layout(model).values()}

@@ -11,8 +11,6 @@ from jax.tree_util import Partial
 from sparks_jax import attribution, concepts, images, scores, sensitivity
 from sparks_jax.concepts import Dictionary, concept_maps
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 PATCH = 4
 
 
@@ -117,7 +115,7 @@ def test_the_score_of_a_concept():
 def test_errors():
     with pytest.raises(ValueError, match="label 3 is outside the 3 concepts 0 … 2"):
         scores.concept(patch_means, COLOURS, 3)(X)
-    with pytest.raises(ValueError, match=r"concept has atoms of length 3 for activations of shape \(2, 3, 2\)"):
+    with pytest.raises(ValueError, match=r"activations have shape \(2, 3, 2\), expected \(…, 3\)"):
         scores.concept(lambda x: patch_means(x)[..., :2], COLOURS, 0)(X)
     with pytest.raises(ValueError, match="how is 'sobol', expected 'coefficient', 'gradient' or a method"):
         concept_maps(patch_means, COLOURS, X, how="sobol")

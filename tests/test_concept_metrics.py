@@ -15,8 +15,6 @@ from sparks_jax.concepts.editing import edit
 from sparks_jax.concepts.strategies import strategies, strategy_clusters, wilson
 
 KEY = jax.random.key(0)
-# For programs that run once, of which compiling takes most of the time.
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def normal(seed, *shape):
@@ -58,7 +56,7 @@ def test_frechet_distance_of_gaussians_whose_covariances_commute():
     first, second = signs * [1, 3] + [0, 1], signs * [2, 5] + [4, 1]
     expected = 4**2 + (2 - 1) ** 2 + (5 - 3) ** 2
     turn = np.array([[0.6, -0.8], [0.8, 0.6]], np.float32)
-    run = jit(metrics.frechet_distance)
+    run = jax.jit(metrics.frechet_distance)
     for a, b in [(first, second), (second, first), (first @ turn, second @ turn)]:
         np.testing.assert_allclose(run(jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32)), expected, rtol=1e-5)
     # Square roots of eigenvalues that should be 0 are as large as the square root of rounding.
@@ -70,7 +68,7 @@ def test_neighbours_are_those_of_scikit_learn():
 
     acts, decoded = normal(1, 40, 3), normal(2, 9, 3)
     known = NearestNeighbors(n_neighbors=5).fit(acts).kneighbors(decoded)[0][:, -1]
-    got = jit(partial(metrics.neighbour_distance, neighbours=5, chunk=4))(acts, decoded)
+    got = jax.jit(partial(metrics.neighbour_distance, neighbours=5, chunk=4))(acts, decoded)
     np.testing.assert_allclose(got, known, rtol=1e-5)
     with pytest.raises(ValueError, match="neighbours is 41, expected 1 … 40"):
         metrics.neighbour_distance(acts, decoded, neighbours=41)
@@ -138,14 +136,14 @@ def test_the_direction_is_that_of_logistic_regression():
     centred = centred / np.sqrt(np.square(centred).mean())
     model = LogisticRegression(C=1.0, solver="newton-cholesky", tol=1e-12).fit(centred, np.arange(100) < 40)
     known = model.coef_[0] / np.linalg.norm(model.coef_[0])
-    got = jit(tcav.cav)(examples, others)
+    got = jax.jit(tcav.cav)(examples, others)
     np.testing.assert_allclose(got, known, atol=1e-4)
     np.testing.assert_allclose(jnp.linalg.norm(got), 1, rtol=1e-6)
 
 
 def test_more_channels_than_rows_and_sets_that_separate():
     examples, others = normal(11, 6, 200) + 3 * jnp.eye(200)[7:8], normal(12, 8, 200)
-    got = jit(tcav.cav)(examples, others)
+    got = jax.jit(tcav.cav)(examples, others)
     assert jnp.isfinite(got).all()
     assert (examples @ got).min() > (others @ got).max()
     apart = examples.mean(0) - others.mean(0)

@@ -10,8 +10,6 @@ import pytest
 from sparks_jax import concepts
 from sparks_jax.concepts import craft, crop_boxes, refine
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(0)
 
 

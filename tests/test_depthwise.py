@@ -134,7 +134,7 @@ def test_layer_computes_in_the_wider_type():
     np.testing.assert_allclose(np.asarray(half(x), np.float32), layer(x), atol=0.2)
 
 
-def test_benchmark_runs_and_ours_is_faster():
+def test_benchmark_runs_and_ours_is_faster(optimized):
     """At 64² the ratio is 6 to 9; anything above 1 is not an accident of a busy machine."""
     from experiments.benchmarks.depthwise import Config, main
 

@@ -12,8 +12,6 @@ from scipy.optimize import nnls as scipy_nnls
 from sparks_jax import concepts
 from sparks_jax.concepts import Dictionary, decode, encode
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 EPS = float(jnp.finfo(jnp.float32).eps)
 RNG = np.random.default_rng(0)
 ATOMS = RNG.gamma(0.5, size=(4, 12))

@@ -15,8 +15,6 @@ from sparks_jax.verify import adversarial_overlap, ball, crown, eva, eva_hybrid,
 from tests.tiny import TinyNet, TinyReluNet, linear_logits
 
 KEY = jax.random.key(0)
-# Most of the time here would be that of compiling programs that run once.
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 # verification.md T11 has names of its own for these: logits (4, 1, 1) of class 0 first.
 W = jnp.array([[2.0, 1, 0, -1], [0, 1, 1, 0], [1, -1, 0, 1]])
 B = jnp.array([1.0, 0, 1])
@@ -53,7 +51,7 @@ IMAGE = jax.random.uniform(jax.random.key(5), (4, 4, 1))
 
 def test_overlaps_of_affine_logits():
     """By hand: the largest of the margins (-3, -3) + 0.5 |w_j - w_0|, over the cells that may move."""
-    (everything, fixed), drops = jit(
+    (everything, fixed), drops = jax.jit(
         lambda x: (adversarial_overlap(AFFINE, x, 0, **HALVES()), eva(AFFINE, x, 0, **HALVES()))
     )(X)
     assert everything == -0.5
@@ -66,7 +64,7 @@ def test_overlaps_of_affine_logits():
 )
 def test_targets(target, cells):
     """What keeps the image from becoming one class: only its margin counts."""
-    got = jit(lambda x: eva(AFFINE, x, 0, target=target, **HALVES()))(X)
+    got = jax.jit(lambda x: eva(AFFINE, x, 0, target=target, **HALVES()))(X)
     np.testing.assert_array_equal(got[0, ::2], cells)
 
 
@@ -74,7 +72,7 @@ def test_a_direction_that_classes_share_has_no_part():
     """Both logits rise with the last number: the margin does not, whereas bounds of logits apart would count it."""
     w = jnp.array([[2.0, -1, 0, 0.5], [-1, 3, 0, 0.5]])
     f = lambda x: w @ x.ravel() + jnp.array([0.1, 0])
-    got = jit(lambda x: eva(f, x, 0, radius=0.3, grid=(1, 4)))(jnp.array([1, 0.2, 5, 1]).reshape(1, 4, 1))
+    got = jax.jit(lambda x: eva(f, x, 0, radius=0.3, grid=(1, 4)))(jnp.array([1, 0.2, 5, 1]).reshape(1, 4, 1))
     np.testing.assert_allclose(got, [[0.9, 1.2, 0, 0]], atol=1e-6)
 
 
@@ -82,7 +80,7 @@ def test_pixels_are_the_finest_cells():
     """As many cells as pixels, also where more are asked for; all channels of a pixel are fixed together."""
     w = jax.random.normal(KEY, (3, 4, 2))
     x = jnp.ones((3, 4, 2))
-    run = jit(lambda x: [eva(linear_logits(w), x, 0, radius=0.5, grid=grid) for grid in (9, (1, 2))])
+    run = jax.jit(lambda x: [eva(linear_logits(w), x, 0, radius=0.5, grid=grid) for grid in (9, (1, 2))])
     got, halves = run(x)
     # A sum of 24 terms below 2.
     np.testing.assert_allclose(got, abs(w).sum(-1) / 2, atol=24 * 2**-22)
@@ -95,7 +93,7 @@ def test_the_range_of_images_and_radii_of_pixels():
     x = jnp.ones((2, 2, 1))
     own = jnp.array([[1.0, 0], [0, 2]])[..., None]
     options = dict(radius=0.5, clip=(0, 1)), dict(radius=own)
-    got, own = jit(lambda x: [eva(linear_logits(w), x, 0, grid=2, **some) for some in options])(x)
+    got, own = jax.jit(lambda x: [eva(linear_logits(w), x, 0, grid=2, **some) for some in options])(x)
     np.testing.assert_allclose(got, [[0, 1], [0, 0.5]], atol=1e-6)
     np.testing.assert_allclose(own, [[3, 0], [0, 2]], atol=1e-6)
 
@@ -103,7 +101,7 @@ def test_the_range_of_images_and_radii_of_pixels():
 def test_one_cell_is_the_whole_of_the_overlap():
     """Everything fixed leaves the lead at the image."""
     _, _, f = net(0)
-    everything, fixed = jit(lambda x: adversarial_overlap(f, x, 1, radius=0.1, grid=1))(IMAGE)
+    everything, fixed = jax.jit(lambda x: adversarial_overlap(f, x, 1, radius=0.1, grid=1))(IMAGE)
     z = f(IMAGE)
     np.testing.assert_allclose(fixed, [[jnp.delete(z, 1).max() - z[1]]], atol=1e-5)
     assert everything > fixed[0, 0]
@@ -115,7 +113,7 @@ def test_the_corners_make_the_sampled_box_exact():
     w = abs(jax.random.normal(KEY, (16, 8)))
     features = lambda x: jax.nn.relu(x.reshape(len(x), -1) @ w - 1)
     options = dict(radius=0.2, grid=2)
-    got, expected = jit(
+    got, expected = jax.jit(
         lambda x: (
             eva_hybrid(features, head, x, 0, key=KEY, num_samples=3, **options),
             eva(lambda x: head(features(x[None])[0]), x, 0, **options),
@@ -127,7 +125,7 @@ def test_the_corners_make_the_sampled_box_exact():
 def test_more_samples_reach_further():
     """The noise of few samples is among that of many: boxes only grow, and so does what one cell of all takes away."""
     features, head, _ = net(2)
-    run = jit(
+    run = jax.jit(
         lambda x: [
             eva_hybrid(features, head, x, 0, key=KEY, radius=0.3, grid=1, num_samples=n)[0, 0] for n in (3, 8, 32)
         ]
@@ -141,7 +139,9 @@ def test_lipschitz_of_a_linear_network():
     scale = jnp.array([3.0, 4.0, 0, 0])
     features, head = lambda x: x.reshape(len(x), -1) * scale[None], lambda a: W[:2] @ a
     constants = (None, 2.0, jnp.array([9.0, 0.5]))
-    run = jit(lambda x: [lipschitz_eva(features, head, x, 0, radius=1.0, grid=(1, 4), lipschitz=c) for c in constants])
+    run = jax.jit(
+        lambda x: [lipschitz_eva(features, head, x, 0, radius=1.0, grid=(1, 4), lipschitz=c) for c in constants]
+    )
     own, given, each = run(X)
     drops = np.array([[5 - 4.0, 5 - 3.0, 0, 0]])
     # Roundings of leads below 5 · 3; the constants are rounded up by 1e-5.
@@ -157,7 +157,7 @@ def test_lipschitz_of_a_linear_network():
 def test_no_score_is_negative(bound):
     """Intervals are isotone; linear bounds are not, and are replaced where they grow."""
     _, _, f = net(3)
-    run = jit(lambda x, label: eva(f, x, label, radius=0.3, grid=4, bound=bound))
+    run = jax.jit(lambda x, label: eva(f, x, label, radius=0.3, grid=4, bound=bound))
     for seed in range(5):
         x = jax.random.normal(jax.random.key(seed), (4, 4, 1))
         assert (run(x, seed % 3) >= 0).all()
@@ -167,7 +167,7 @@ def test_intervals_are_isotone_by_themselves():
     """Bound by bound, without the replacement."""
     _, _, f = net(4)
     cells = np.kron(np.arange(4).reshape(2, 2), np.ones((2, 2)))
-    lead = jit(lambda mask: margins(f, ball(IMAGE, 0.3, mask=mask), 0).max())
+    lead = jax.jit(lambda mask: margins(f, ball(IMAGE, 0.3, mask=mask), 0).max())
     everything = lead(jnp.ones((4, 4, 1)))
     assert all(lead(jnp.asarray(cells != u, jnp.float32)[..., None]) <= everything for u in range(4))
 
@@ -178,7 +178,7 @@ def test_pixels_and_classes_permute():
     pixels, classes = np.random.default_rng(0).permutation(16), np.array([2, 0, 1])
     back = np.argsort(pixels)
     g = lambda x: f(x.reshape(16)[back].reshape(4, 4, 1))[classes]
-    run = jit(lambda x, label, f: eva(f, x, label, radius=0.2, grid=4), static_argnums=2)
+    run = jax.jit(lambda x, label, f: eva(f, x, label, radius=0.2, grid=4), static_argnums=2)
     got = run(IMAGE.reshape(16)[pixels].reshape(4, 4, 1), 1, g)  # class 0 of f
     np.testing.assert_allclose(got.ravel(), run(IMAGE, 0, f).ravel()[pixels], rtol=1e-4, atol=1e-5)
 
@@ -189,7 +189,7 @@ def test_a_map_is_four_times_as_smooth_as_the_logits():
     Exact bounds are needed, which intervals are for one affine layer.
     """
     slope = float(abs(W).sum(1).max())
-    run = jit(jax.vmap(lambda x: eva(AFFINE, x, 0, radius=0.5, grid=(1, 4))))
+    run = jax.jit(jax.vmap(lambda x: eva(AFFINE, x, 0, radius=0.5, grid=(1, 4))))
     x = jax.random.normal(KEY, (64, 1, 4, 1)) * 2
     maps = run(x)
     change = abs(maps[:, None] - maps[None]).max((2, 3))
@@ -218,7 +218,7 @@ def test_no_attack_exceeds_the_bounds():
     cells = jnp.kron(jnp.arange(4).reshape(2, 2), jnp.ones((2, 2)))
     options = dict(radius=0.2, grid=2)
 
-    @jit
+    @jax.jit
     def run(weights, x):
         features, head, f = made(*weights)
         masks = jnp.stack([*(cells != u for u in range(4)), cells >= 0]).astype(x.dtype)[..., None]
@@ -241,7 +241,7 @@ def test_cells_that_certify_alone():
     """The lead is 0.75 at the image: all pixels can take it away, all but those of the first cell cannot."""
     w = jnp.array([[4.0, 1.0, 1.0, 0.5]]).reshape(2, 2, 1)
     f = lambda x: linear_logits(w)(x) - jnp.array([0, 6.5 + 0.75])
-    found = jit(lambda x: adversarial_overlap(f, x, 0, radius=0.25, grid=2))(jnp.ones((2, 2, 1)))
+    found = jax.jit(lambda x: adversarial_overlap(f, x, 0, radius=0.25, grid=2))(jnp.ones((2, 2, 1)))
     assert found.everything > 0
     np.testing.assert_array_equal(found.fixed <= 0, [[True, False], [False, False]])
 
@@ -256,7 +256,7 @@ def test_vacuous_bounds_give_zeros_and_never_nan(huge):
     f = lambda x: head(features(x[None])[0])
     options = dict(radius=0.5, grid=2)
 
-    @jit
+    @jax.jit
     def run(x):
         return (
             eva(f, x, 0, **options), lipschitz_eva(features, head, x, 0, **options),
@@ -269,7 +269,7 @@ def test_vacuous_bounds_give_zeros_and_never_nan(huge):
 
 
 def test_a_traced_label_that_is_no_class_is_nan_and_a_target_that_is_the_label_zero():
-    run = jit(lambda label: (eva(AFFINE, X, label, **HALVES()), eva(AFFINE, X, label, target=1, **HALVES())))
+    run = jax.jit(lambda label: (eva(AFFINE, X, label, **HALVES()), eva(AFFINE, X, label, target=1, **HALVES())))
     assert all(np.isnan(got).all() for got in run(3))
     np.testing.assert_array_equal(run(1)[1], np.zeros((1, 4)))
 
@@ -322,7 +322,7 @@ def test_vacuous_maps_are_refused():
 def test_tight_bounds_are_not_refused():
     images, labels = np.asarray(jax.random.uniform(KEY, (2, 8, 8, 3))), np.array([0, 1])
     model = TinyReluNet(0)
-    maps = jit(jax.vmap(lambda x, label: eva(logits(model), x, label, radius=0.01, grid=2)))(images, labels)
+    maps = jax.jit(jax.vmap(lambda x, label: eva(logits(model), x, label, radius=0.01, grid=2)))(images, labels)
     assert check_bounds(np.asarray(maps), 0.01, model, images, labels, key=KEY) is None
 
 

@@ -15,7 +15,7 @@ from sparks_jax.concepts.clusters import seeds
 from sparks_jax.concepts.dictionary import canonical
 from sparks_jax.concepts.divergence import divergence
 
-pytestmark = pytest.mark.usefixtures("quick_compilation", "double")
+pytestmark = pytest.mark.usefixtures("double")
 
 KEY = jax.random.key(0)
 # Method, and options that make it cheap.

@@ -13,8 +13,6 @@ from sparks_jax.metrics import deletion, insertion
 from sparks_jax.metrics.ranks import rank_pixels, rank_regions
 from tests.tiny import linear_score
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 W = jnp.array([[4.0, 3.0], [2.0, 1.0]])[..., None]
 ONES = jnp.ones((2, 2, 1))
 

@@ -12,8 +12,6 @@ from sparks_jax import metrics
 from sparks_jax.attribution import integrated_gradients
 from tests.tiny import linear_score
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 W = jax.random.normal(jax.random.key(2), (8, 8, 1))
 PHI = jax.random.normal(jax.random.key(4), (8, 8))
 ONES = jnp.ones((8, 8, 1))

@@ -9,6 +9,7 @@ from scipy.stats import chisquare
 from sparks_jax.data import shapes
 from sparks_jax.data.glyphs import CLASSES, DISTRACTORS, RIM, TAG, Glyphs, glyph, glyphs
 
+pytestmark = pytest.mark.usefixtures("optimized_module")
 NUM = 128
 KEYS = jax.random.split(jax.random.key(5), NUM)
 draw = jax.jit(jax.vmap(glyph))  # with NUM keys, labels and cues: the one program behind most tests

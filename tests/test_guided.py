@@ -16,8 +16,6 @@ from sparks_jax.attribution.program import flat, follow
 from sparks_jax.jobs.explain import count_evaluations
 from sparks_jax.models import EfficientNetLite0, SqueezeNet, efficientnet, resnet, resnet18, squeezenet
 
-# Most of the time here would be that of compiling programs that run once.
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 METHODS = [guided_backprop, deconvnet]
 X = jnp.array([[[5.0, -5.0, 5.0, 7.0, 0.0]]])
 W = jnp.array([2.0, 3.0, -1.0, 4.0, 5.0])
@@ -35,7 +33,7 @@ def layered(activation):
 
 def assert_gradients(fs):
     """Both maps of functions without a ReLU are their gradients, to rounding: the operations are fused differently."""
-    got, expected = jit(lambda x: ([[m(f, x) for m in METHODS] for f in fs], [jax.grad(f)(x) for f in fs]))(X)
+    got, expected = jax.jit(lambda x: ([[m(f, x) for m in METHODS] for f in fs], [jax.grad(f)(x) for f in fs]))(X)
     for maps, gradient in zip(got, expected, strict=True):
         assert (gradient != 0).any()
         for phi in maps:
@@ -121,7 +119,7 @@ LEAKY = {
 def maps_of_all():
     """The two maps of Σ w relu(x) for every way to write a ReLU, from one compiled program."""
     every = RELUS | {f"relu6: {n}": f for n, f in RELU6S.items()} | {f"leaky: {n}": f for n, f in LEAKY.items()}
-    maps = jit(lambda x: {n: [method(weighted(relu), x)[0, 0] for method in METHODS] for n, relu in every.items()})
+    maps = jax.jit(lambda x: {n: [method(weighted(relu), x)[0, 0] for method in METHODS] for n, relu in every.items()})
     return jax.tree.map(np.asarray, maps(X))
 
 
@@ -204,7 +202,7 @@ def test_blocks_of_our_networks(block, channels, place, ceiling, monkeypatch):
             maps.append(jax.grad(score)(x))
         return maps
 
-    guided, deconvolved, *expected = jit(both)(x)
+    guided, deconvolved, *expected = jax.jit(both)(x)
     assert (guided != deconvolved).any()
     # Sums of at most 216 products each way, in float32, in the order that suits XLA.
     scale = np.abs(expected).max()
@@ -229,7 +227,7 @@ def test_maps_have_their_gradient_in_the_weights():
 
     on, positive = np.array([1, 1, 0]), np.array([1, 0, 1])
     for method, passed in [(guided_backprop, on * positive), (deconvnet, positive)]:
-        by_v, by_w = jit(jax.grad(partial(summed, method), (0, 1)))(v, w)
+        by_v, by_w = jax.jit(jax.grad(partial(summed, method), (0, 1)))(v, w)
         np.testing.assert_array_equal(by_v, c * w * passed)
         np.testing.assert_array_equal(by_w, c * v * passed)
 

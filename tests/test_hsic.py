@@ -1,7 +1,5 @@
 """HSIC indices: closed forms of full factorial designs, the definition with all its matrices, the designs, memory."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,18 +9,16 @@ from sparks_jax import designs, sensitivity
 from sparks_jax.sensitivity import count_evaluations, linear_kernel, rbf_kernel
 
 KEY = jax.random.key(0)
-# Most of the time here would be that of compiling programs that run once.
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 KERNELS = [linear_kernel, rbf_kernel]
 every_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: k.__name__)
 
 
 def hsic_indices(g, dim, *, key, **options):
-    return jit(lambda k: sensitivity.hsic_indices(g, dim, key=k, **options))(key)
+    return jax.jit(lambda k: sensitivity.hsic_indices(g, dim, key=k, **options))(key)
 
 
 def hsic_interactions(g, dim, *, key, **options):
-    return jit(lambda k: sensitivity.hsic_interactions(g, dim, key=k, **options))(key)
+    return jax.jit(lambda k: sensitivity.hsic_interactions(g, dim, key=k, **options))(key)
 
 
 def factorial(num_points, dim, *, key):
@@ -145,7 +141,7 @@ def test_values_that_coincide_do_not_shrink_the_width():
 @pytest.mark.parametrize(("num_points", "dim"), [(512, 49), (1024, 196)])
 def test_the_default_design_is_an_orthogonal_array_of_strength_three(num_points, dim):
     """Columns are balanced, no two are correlated, and none is the product of two others."""
-    signs = np.where(jit(lambda k: designs.sobol(num_points, dim, key=k))(KEY) >= 0.5, 1.0, -1.0)
+    signs = np.where(jax.jit(lambda k: designs.sobol(num_points, dim, key=k))(KEY) >= 0.5, 1.0, -1.0)
     i, j = np.triu_indices(dim, 1)
     np.testing.assert_array_equal(signs.sum(0), 0)
     np.testing.assert_array_equal(signs.T @ signs, num_points * np.eye(dim))
@@ -196,5 +192,7 @@ def test_the_score_is_followed_in_dtype_and_derivative():
         return sensitivity.hsic_indices(g, 3, key=KEY, num_points=8, design=factorial, kernel=linear_kernel)
 
     # d (w² / 8) / dw = w / 4
-    np.testing.assert_allclose(jit(jax.jacobian(at))(jnp.array([2.0, 1.0, 0.0])), np.diag([0.5, 0.25, 0]), atol=1e-6)
+    np.testing.assert_allclose(
+        jax.jit(jax.jacobian(at))(jnp.array([2.0, 1.0, 0.0])), np.diag([0.5, 0.25, 0]), atol=1e-6
+    )
     assert jax.eval_shape(at, jnp.ones(3, jnp.bfloat16)).dtype == jnp.bfloat16

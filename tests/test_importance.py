@@ -16,8 +16,6 @@ from sparks_jax.concepts import Dictionary, any_number, c_deletion, c_fidelity, 
 from sparks_jax.scores import logit
 from sparks_jax.sensitivity import count_evaluations
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 RNG = np.random.default_rng(0)
 K, D, M = 6, 9, 3
 KEY = jax.random.key(0)

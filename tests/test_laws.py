@@ -33,6 +33,23 @@ def explained(method, network, label, x, key, **more):
     return call(method, (*halves[:-1], of(halves[-1])), x, key, label, **more)
 
 
+PROGRAMS = {}
+
+
+def program(method):
+    """The compiled map of a method, of everything it may be asked about, and a list with an entry for each trace."""
+    if method.name not in PROGRAMS:
+        traces = []
+
+        @jax.jit
+        def run(network, label, x, key):
+            traces.append(1)
+            return explained(method, network, label, x, key)
+
+        PROGRAMS[method.name] = run, traces
+    return PROGRAMS[method.name]
+
+
 @every_method
 def test_signature(method):
     """Score or logits (or halves), image and perhaps label come first, the rest are keywords, `key` if it is random."""
@@ -65,22 +82,18 @@ def test_completeness(method, network, image, key):
 @every_method
 def test_jit_equals_eager(method, network, image, key):
     eager = explained(method, network, 1, image, key)
-    jitted = jax.jit(lambda n, x, k: explained(method, n, 1, x, k))(network, image, key)
+    jitted = program(method)[0](network, 1, image, key)
     np.testing.assert_allclose(jitted, eager, rtol=1e-4, atol=1e-6)
 
 
 @every_method
 def test_one_compilation_for_all_weights_and_labels(method, image, key):
-    traces = []
-
-    @jax.jit
-    def run(network, label, x, key):
-        traces.append(1)
-        return explained(method, network, label, x, key)
-
-    maps = [run(method.network(seed), label, image, key) for seed in (0, 1) for label in (1, 2)]
+    run, traces = program(method)
+    maps = [run(method.network(seed), label, image, key) for seed in (0, 1) for label in (0, 1, 2)]
     assert len(traces) == 1
-    assert len({np.asarray(m).tobytes() for m in maps}) == (4 if method.reads_label else 2)
+    # Two classes may have one map: where they are each other's nearest rival, say.
+    distinct = len({np.asarray(m).tobytes() for m in maps})
+    assert distinct >= 4 if method.reads_label else distinct == 2
 
 
 @every_streamer
@@ -143,7 +156,7 @@ def test_finite_gradient_in_the_weights(method, network, image, key):
 
 @every_random_method
 def test_the_key_is_all_the_randomness(method, network, image, key):
-    run = jax.jit(lambda k: explained(method, network, 1, image, k))
+    run = lambda key: program(method)[0](network, 1, image, key)
     assert (run(key) == run(key)).all()
     assert (run(key) != run(jax.random.key(7))).any()
 

@@ -1,7 +1,5 @@
 """A score under a grid of masks: Sobol' and HSIC maps are the indices of that function, on the image."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +8,6 @@ from sparks_jax import attribution, images, sensitivity
 from tests.tiny import linear_score
 
 KEY = jax.random.key(0)
-# Most of the time here would be that of compiling programs that run once.
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def test_the_cells_of_a_mask(image):
@@ -30,7 +26,7 @@ def test_indices_of_a_network_and_maps_of_it_agree(network, image):
     options = dict(num_designs=8, chunk=64)
     more = dict(key=KEY, grid=2, resize=images.nearest, **options)
 
-    @jit
+    @jax.jit
     def run(network, x):
         f = lambda x: network(x[None])[0, 1]
         values = sensitivity.pick_freeze(attribution.masked_score(f, x, grid=2), 4, key=KEY, **options)
@@ -49,6 +45,6 @@ def test_signs_survive_a_crowd():
     own cell moves, and the sign is sure."""
     w, x = jnp.array([[4.0, 4.0], [4.0, -1.0]])[..., None], jnp.ones((2, 2, 1))
     options = dict(grid=2, num_designs=16, resize=images.nearest)
-    run = jit(jax.vmap(lambda k: attribution.sobol_signed(linear_score(w), x, key=k, **options)))
+    run = jax.jit(jax.vmap(lambda k: attribution.sobol_signed(linear_score(w), x, key=k, **options)))
     signs = jnp.sign(run(jax.random.split(KEY, 32)))
     np.testing.assert_array_equal(signs, jnp.broadcast_to(jnp.array([[1.0, 1], [1, -1]]), (32, 2, 2)))

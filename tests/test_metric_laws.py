@@ -14,8 +14,6 @@ from sparks_jax.sensitivity import count_evaluations
 from tests.metric_roster import CHANGES, METRICS, asked, call, reads
 from tests.tiny import TinyNet
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 # What is read of a map that exists already, and can be broken one at a time.
 of_maps = [m for m in METRICS if "heatmap" in reads(m)]
 of_scores = [m for m in METRICS if "f" in reads(m)]

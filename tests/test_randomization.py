@@ -18,8 +18,6 @@ from sparks_jax.metrics import (
     top_down,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 # --- another class ---
 
 

@@ -25,7 +25,7 @@ def test_there_are_two_commands_and_their_extras_exist():
     assert "readme_command 2" in (ROOT / ".ci/run").read_text()
 
 
-def test_the_code_runs():
+def test_the_code_runs(optimized):
     pytest.importorskip("skimage", reason="the photographs of the README need scikit-image")
     (block,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     names = {}

@@ -11,8 +11,6 @@ from sparks_jax.metrics import l2_step, linf_step, robustness_complement, robust
 from sparks_jax.scores import margin
 from tests.tiny import linear_score
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 A = jnp.array([[4.0, -3.0], [2.0, 1.0]])
 X = jnp.array([[1.0, -1.0], [1.0, 1.0]])[..., None]
 ORDER = jnp.abs(A)  # the best map: 4, 3, 2, 1

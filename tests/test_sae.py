@@ -36,8 +36,6 @@ from sparks_jax.concepts.sae import constrained
 from sparks_jax.concepts.sae_codes import Codes, decode_sparse, densify
 from sparks_jax.concepts.sae_losses import AUXK, auxiliary_loss, l0_penalty, l1_penalty, reconstruction_loss
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 forward, observed = jax.jit(training.forward), jax.jit(training.observed)
 N, D, K = 12, 6, 10
 KERNELS = [encoders.rectangle, encoders.triangle, encoders.epanechnikov, encoders.quartic, encoders.gaussian]

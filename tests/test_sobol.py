@@ -1,7 +1,5 @@
 """Sobol' indices: functions whose indices are known, invariances, standard errors."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,8 +15,6 @@ ESTIMATORS = [
     sensitivity.glen_isaacs,
 ]
 KEY = jax.random.key(0)
-# For programs that run once, of which compiling takes most of the time.
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: e.__name__)
 
 
@@ -156,7 +152,7 @@ def test_evaluations_are_rows_times_dim_plus_two():
 def test_pairs_of_ishigami(key):
     """S₁₃ is all the interaction there is. The standard error of a pair at 2^14 scrambled rows is below 2.5e-3 (over 20
     keys at 2^12 it was 5e-3): five of them."""
-    got = jit(lambda k: sensitivity.sobol_interactions(ishigami, 3, key=k, num_designs=2**14, chunk=2**12))(key)
+    got = jax.jit(lambda k: sensitivity.sobol_interactions(ishigami, 3, key=k, num_designs=2**14, chunk=2**12))(key)
     expected = np.diag(ISHIGAMI_FIRST)
     expected[0, 2] = expected[2, 0] = V13 / ISHIGAMI_VARIANCE
     np.testing.assert_allclose(expected[0, 2], 0.243684, atol=1e-6)
@@ -166,7 +162,7 @@ def test_pairs_of_ishigami(key):
 def test_pairs_of_a_product_and_a_sum(key):
     """u₁ u₂ + u₃ / 2: variance 7/144 + 3/144; 3 alone for each of the three, 1 together, in tenths."""
     g = lambda u: u[0] * u[1] + u[2] / 2
-    got = jit(lambda k: sensitivity.sobol_interactions(g, 4, key=k, num_designs=2**14, chunk=2**12))(key)
+    got = jax.jit(lambda k: sensitivity.sobol_interactions(g, 4, key=k, num_designs=2**14, chunk=2**12))(key)
     expected = np.diag([3.0, 3, 3, 0]) / 10
     expected[0, 1] = expected[1, 0] = 1 / 10
     # A pair errs by 2 sqrt(S S' / n) < 0.005 for independent rows; five of them on scrambled ones.

@@ -25,8 +25,6 @@ from sparks_jax.metrics import (
     ssim_map,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 RNG = np.random.default_rng(0)
 EPS = 2.0**-23
 

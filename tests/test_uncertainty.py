@@ -15,8 +15,6 @@ from tests.roster import METHODS
 from tests.tiny import linear_score
 
 KEY = jax.random.key(0)
-# Most of the time here would be that of compiling programs that run once.
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 SAMPLED = [m for m in METHODS if m.needs_key and m.family == "score"]
 
 
@@ -36,7 +34,7 @@ def test_every_sampled_method(method, image):
     w = jax.random.normal(jax.random.key(2), image.shape)
     options = {**method.options, "chunk": 64}
 
-    @jit
+    @jax.jit
     def run(w, x):
         f = lambda x: jnp.tanh((w * x).sum() / 4)
         fixed = replicate(method.fn, f, x, key=KEY, num_replicates=3, **options)
@@ -56,7 +54,7 @@ def test_replicates_are_the_method_with_other_keys(image):
     f = lambda x: jnp.tanh(x).sum()
     once = lambda k: attribution.smoothgrad(f, image, key=k, num_samples=2, sigma=1.0)
     fixed = lambda k: replicate(attribution.smoothgrad, f, image, key=k, num_replicates=3, num_samples=2, sigma=1.0)
-    maps, got = jit(lambda k: (jax.vmap(lambda r: once(jax.random.fold_in(k, r)))(jnp.arange(3)), fixed(k)))(KEY)
+    maps, got = jax.jit(lambda k: (jax.vmap(lambda r: once(jax.random.fold_in(k, r)))(jnp.arange(3)), fixed(k)))(KEY)
     np.testing.assert_allclose(got.map, maps.mean(0), atol=1e-6)
     np.testing.assert_allclose(got.stderr, maps.std(0, ddof=1) / 3**0.5, atol=1e-6)
 
@@ -76,7 +74,7 @@ def test_the_standard_error_of_a_scrambled_design():
     is 1; the squares agree to a factor of two."""
     f = lambda x: x[0, 0, 0] * x[1, 1, 0]
     options = dict(grid=2, num_designs=16, resize=images.nearest, chunk=96, num_replicates=4)
-    run = jit(jax.vmap(lambda k: replicate(attribution.sobol, f, jnp.ones((2, 2, 1)), key=k, **options)))
+    run = jax.jit(jax.vmap(lambda k: replicate(attribution.sobol, f, jnp.ones((2, 2, 1)), key=k, **options)))
     got = run(jax.random.split(KEY, 64))
     claimed, true = jnp.square(got.stderr).mean(0), got.map.var(0, ddof=1)
     ratio = np.diag(claimed).mean() / np.diag(true).mean()
@@ -91,10 +89,10 @@ def test_a_linear_score_stops_before_noise_does():
     x = jnp.ones((8, 8, 1))
     w = jnp.kron(jnp.array([[1.0, 9.0], [-6.0, 3.0]]), jnp.ones((4, 4)))[..., None]
     options = dict(grid=2, num_masks=64, chunk=64, cells=2, min_replicates=2)
-    linear = jit(lambda k: until_stable(attribution.rise, linear_score(w), x, key=k, **options))(KEY)
+    linear = jax.jit(lambda k: until_stable(attribution.rise, linear_score(w), x, key=k, **options))(KEY)
     assert linear.replicates < 8
     assert linear.tau >= 0.9
-    pure = jit(lambda k: until_stable(noise, total, x, key=k, max_replicates=16))(KEY)
+    pure = jax.jit(lambda k: until_stable(noise, total, x, key=k, max_replicates=16))(KEY)
     assert pure.replicates == 16
     assert abs(pure.tau - 0.5) < 0.15
 
@@ -106,7 +104,7 @@ def test_it_stops_where_the_ranking_is_as_stable_as_asked():
     signal = jax.random.normal(jax.random.key(5), (24, 14, 14, 1))
     keys = jax.random.split(KEY, 24)
     run = partial(until_stable, noise, total, tau=0.8, max_replicates=32, num_bootstraps=32)
-    got = jit(jax.vmap(lambda x, k: run(x, key=k)))(signal, keys)
+    got = jax.jit(jax.vmap(lambda x, k: run(x, key=k)))(signal, keys)
     # The agreement seen for one image errs by about 0.03, and moves by as much from 6 to 8.5 and from 8.5 to 14.
     assert 7 <= got.replicates.mean() <= 10
     assert got.replicates.max() <= 20
@@ -121,7 +119,7 @@ def test_it_stops_where_the_ranking_is_as_stable_as_asked():
     # 24 of 0.03, three times over, and what stopping at the first success flatters: 0.01 here.
     assert abs(true - 0.79) < 3 * 0.03 / 24**0.5 + 0.01
     np.testing.assert_array_equal(got.evaluations, 3 * got.replicates)
-    alone = jit(lambda x, k: run(x, key=k))(signal[3], keys[3])
+    alone = jax.jit(lambda x, k: run(x, key=k))(signal[3], keys[3])
     assert alone.replicates == got.replicates[3]
     np.testing.assert_allclose(alone.map, got.map[3], atol=1e-6)
     np.testing.assert_allclose(alone.stderr, got.stderr[3], atol=1e-6)
@@ -137,7 +135,7 @@ def test_evaluations_are_what_the_score_saw(image):
     options = dict(num_samples=2, sigma=1.0)
     for run in (partial(replicate, num_replicates=3), partial(until_stable, max_replicates=5, tau=0.99)):
         seen.clear()
-        got = jax.block_until_ready(jit(lambda k: run(attribution.smoothgrad, f, image, key=k, **options))(KEY))
+        got = jax.block_until_ready(jax.jit(lambda k: run(attribution.smoothgrad, f, image, key=k, **options))(KEY))
         jax.effects_barrier()
         assert got.evaluations == len(seen)
 
@@ -148,7 +146,7 @@ def test_evaluations_are_what_the_score_saw(image):
 def test_a_constant_score_is_stable_at_once(method, options):
     """Nothing to rank: agreement 1, no error; also of a map that is constant but for the rounding of its sums."""
 
-    @jit
+    @jax.jit
     def run(value):
         constant = lambda x: value + 0 * x.sum()
         return until_stable(method, constant, jnp.ones((8, 8, 1)), key=KEY, min_replicates=2, **options)
@@ -168,7 +166,7 @@ def test_channels_and_dtype(image):
     method = partial(attribution.smoothgrad, num_samples=2)
     fixed = jax.eval_shape(lambda x: replicate(method, f, x, key=KEY), x)
     assert fixed.map.dtype == fixed.stderr.dtype == jnp.bfloat16
-    got = jit(lambda x: until_stable(method, f, x, key=KEY, max_replicates=5))(x)
+    got = jax.jit(lambda x: until_stable(method, f, x, key=KEY, max_replicates=5))(x)
     assert got.map.dtype == got.stderr.dtype == jnp.bfloat16
     assert got.map.shape == image.shape
     assert 0 < got.tau <= 1

@@ -18,7 +18,6 @@ from sparks_jax.verify.groups import grouped
 from sparks_jax.verify.interpreter import trace
 
 # Programs are compiled once and run once: compiling them well takes longer than running them badly.
-QUICK = {"xla_backend_optimization_level": 0}
 full_crown = partial(crown, intermediate="crown")
 METHODS = {"ibp": ibp, "crown": crown, "full": full_crown, "forward": forward_linear, "alpha": alpha_crown}
 BOTH = ("ibp", "crown")
@@ -117,7 +116,7 @@ def exact():
     def run(boxes):
         return {(k, m): METHODS[m](EXACT[k][0], boxes[k]) for k in EXACT for m in EXACT[k][2]}
 
-    return jax.jit(run, compiler_options=QUICK)({k: box for k, (_, box, _) in EXACT.items()})
+    return jax.jit(run)({k: box for k, (_, box, _) in EXACT.items()})
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -132,14 +131,14 @@ def test_exact_bounds(name, exact):
 def test_margins_cancel_what_classes_share():
     shifted = lambda x: jnp.stack([x[0], x[0] + 1])
     line = interval((-1, 1))
-    got = jax.jit(lambda: [margins(shifted, line, 1, bound=b) for b in (ibp, crown)], compiler_options=QUICK)()
+    got = jax.jit(lambda: [margins(shifted, line, 1, bound=b) for b in (ibp, crown)])()
     np.testing.assert_array_equal(got, [[-1, -np.inf]] * 2)
 
 
 def test_margins_of_the_rectangle():
     """Separate logits give 4.05 by intervals; the difference of rows 3.175; lines 3.05; the truth is 2.30."""
     box = EXACT["rectangle"][1]
-    got = jax.jit(lambda: [margins(rectangle, box, 0, bound=b)[1] for b in (ibp, crown)], compiler_options=QUICK)()
+    got = jax.jit(lambda: [margins(rectangle, box, 0, bound=b)[1] for b in (ibp, crown)])()
     np.testing.assert_allclose(got, [3.175, 3.05], atol=1e-6)
 
 
@@ -148,7 +147,7 @@ def test_a_euclidean_ball_meets_the_dual_norm():
     f = lambda x: relu(2 * x @ W + 1)
     disc = l2_ball(jnp.zeros(2), 1.0)
     for bound in (ibp, crown):
-        got = jax.jit(lambda: bound(f, disc), compiler_options=QUICK)()
+        got = jax.jit(lambda: bound(f, disc))()
         np.testing.assert_allclose(got.upper, [1 + 8**0.5] * 2, rtol=1e-6)
         np.testing.assert_array_equal(got.lower, [0, 0])
     pinned = l2_ball(jnp.zeros(2), 1.0, mask=jnp.array([1.0, 0.0]))
@@ -208,7 +207,7 @@ def test_wrappers_do_not_change_the_equations():
         assert names(g, x) == plain
     for g in wrapped:
         assert set(names(g, x)) <= {*plain, "squeeze", "slice", "transpose", "broadcast_in_dim", "reshape"}
-    values = jax.jit(lambda x: [trace(g, x)(x) for g in wrapped], compiler_options=QUICK)(x)
+    values = jax.jit(lambda x: [trace(g, x)(x) for g in wrapped])(x)
     np.testing.assert_allclose(values, [f(x)] * len(wrapped), rtol=1e-5)
 
 
@@ -232,7 +231,7 @@ def test_loops_of_known_length_are_unrolled():
 
     x = jnp.array([1.0, 2.0, 3.0])
     np.testing.assert_allclose(trace(f, x)(x), f(x))
-    box = jax.jit(lambda: ibp(f, ball(x, 0.0)), compiler_options=QUICK)()
+    box = jax.jit(lambda: ibp(f, ball(x, 0.0)))()
     np.testing.assert_allclose(box, [f(x)] * 2, rtol=1e-6)
 
 
@@ -345,7 +344,7 @@ def test_layer_normalisation_is_not_a_batch():
     """It divides by a deviation over channels, which is bounded by what it is: at a point, exactly."""
     norm = nnx.LayerNorm(3, rngs=nnx.Rngs(0))
     x = jnp.array([1.0, 2.0, 4.0])
-    box = jax.jit(lambda: ibp(lambda x: norm(x[None])[0], ball(x, 0.0)), compiler_options=QUICK)()
+    box = jax.jit(lambda: ibp(lambda x: norm(x[None])[0], ball(x, 0.0)))()
     np.testing.assert_allclose(box, [norm(x)] * 2, rtol=1e-5)
 
 

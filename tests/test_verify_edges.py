@@ -15,7 +15,7 @@ from sparks_jax.types import Box
 from sparks_jax.verify import alpha_crown, ball, crown, forward_linear, ibp
 from sparks_jax.verify.convolutions import transposed
 from sparks_jax.verify.interpreter import trace
-from tests.test_verify import QUICK, full_crown, interval
+from tests.test_verify import full_crown, interval
 from tests.test_verify_laws import NETS, attacked, centre_of, relu
 
 BOUNDS = {"ibp": ibp, "crown": crown, "outward": partial(crown, outward=True)}
@@ -24,7 +24,7 @@ BOUNDS = {"ibp": ibp, "crown": crown, "outward": partial(crown, outward=True)}
 def all_of(functions, box, bounds=BOUNDS):
     """Bounds of several functions on one box, from one program."""
     run = lambda box: {(k, name): b(f, box) for k, f in functions.items() for name, b in bounds.items()}
-    return jax.jit(run, compiler_options=QUICK)(box)
+    return jax.jit(run)(box)
 
 
 # --- odd programs
@@ -198,7 +198,7 @@ def test_tightened_activations_in_chunks_of_any_size():
     box = ball(jnp.asarray(centre_of("residual")), 0.05)
     sides = lambda p, chunk: crown(partial(f, p), box, intermediate="crown", chunk=chunk)
 
-    @partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def run(p):
         return sides(p, 7), sides(p, 64), crown(partial(f, p), box), jax.grad(lambda p: sides(p, 64).upper.sum())(p)
 
@@ -222,7 +222,7 @@ def test_transposed_convolutions(stride):
         f = lambda x: lax.conv_general_dilated(x, kernel, stride, pads, dimension_numbers=layout)
         a = jnp.asarray(rng.normal(size=jax.eval_shape(f, x).shape), jnp.float32)
         pull = transposed(trace(f, x).nodes[-1], kernel, x.shape)
-        got, (expected,) = jax.jit(lambda a: (pull(a), jax.linear_transpose(f, x)(a)), compiler_options=QUICK)(a)
+        got, (expected,) = jax.jit(lambda a: (pull(a), jax.linear_transpose(f, x)(a)))(a)
         np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
@@ -236,7 +236,7 @@ def test_a_resnet():
     rng = np.random.default_rng(1)
     points = x[None] + 1e-4 * jnp.asarray(rng.choice([-1.0, 1.0], (32, *x.shape)), jnp.float32)
 
-    @partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def run(s):
         box = ball(x, 1e-4)
         return ibp(partial(f, s), box), crown(partial(f, s), box), jax.vmap(partial(f, s))(points)
@@ -250,7 +250,6 @@ def test_a_resnet():
         assert (bounds.upper + slack >= values.max(0)).all()
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_the_benchmark_runs():
     """At its smallest; that two programs agree is part of it where the other one is installed."""
     from experiments.benchmarks.bounds import Config, main

@@ -14,7 +14,6 @@ from sparks_jax.models.depthwise import depthwise
 from sparks_jax.types import Box
 from sparks_jax.verify import alpha_crown, ball, crown, forward_linear, ibp, l2_ball, margins
 from tests.random_graphs import random_graph
-from tests.test_verify import QUICK
 
 FUZZ = int(os.environ.get("SPARKS_FUZZ", "4"))  # how many random graphs; a night's worth is 1000
 
@@ -93,7 +92,7 @@ def methods(name):
 
 def all_bounds(name):
     f, asked = NETS[name][0], methods(name)
-    return jax.jit(lambda p, box: {k: b(partial(f, p), box) for k, b in asked.items()}, compiler_options=QUICK)
+    return jax.jit(lambda p, box: {k: b(partial(f, p), box) for k, b in asked.items()})
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +121,7 @@ def attacked(f, box, count, seed=0):
     outputs = jax.eval_shape(f, box.lower).shape[0]
     steps = (high - low) * 0.25
 
-    @partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def run(points):
         values = jax.vmap(f)(points)
         signs = jnp.concatenate([jnp.eye(outputs), -jnp.eye(outputs)])[jnp.arange(256) % (2 * outputs)]
@@ -213,7 +212,7 @@ def test_a_nan_is_nowhere_lost(compiled):
 def test_overflow_is_no_nan():
     """Bounds that leave float32 are infinite, and so certify nothing; activations may bring them back."""
 
-    @partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def run(w):
         box = ball(jnp.ones(2), 0.5)
         f = lambda x: jnp.array([[1.0, -1.0], [0.0, 1.0]]) @ (w @ (w @ (w @ x)))
@@ -229,9 +228,7 @@ def test_eager_batched_and_traced_bounds_agree(compiled):
     f, p, _, radius, _ = NETS["smooth"]
     xs = np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)
     single = [bounded(compiled, "smooth", ball(jnp.asarray(x), radius)) for x in xs]
-    many = jax.jit(
-        jax.vmap(lambda x: [b(partial(f, p), ball(x, radius)) for b in (ibp, crown)]), compiler_options=QUICK
-    )
+    many = jax.jit(jax.vmap(lambda x: [b(partial(f, p), ball(x, radius)) for b in (ibp, crown)]))
     batched = many(xs)
     for k, method in enumerate(("ibp", "crown")):
         alone = np.stack([np.stack(s[method]) for s in single], 1)
@@ -251,7 +248,7 @@ def test_bounds_have_derivatives_in_the_weights():
             direction = [jnp.asarray(rng.normal(size=w.shape)) for w in p]
             moved = lambda s: total([w + s * d for w, d in zip(p, direction, strict=True)])
 
-            @partial(jax.jit, compiler_options=QUICK)
+            @jax.jit
             def run():
                 return jax.jvp(moved, (0.0,), (1.0,))[1], jax.grad(moved)(0.0), (moved(1e-5) - moved(-1e-5)) / 2e-5
 
@@ -281,7 +278,7 @@ def test_random_graphs(seed):
     f, shape, radius = random_graph(seed)
     box = ball(jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32), radius)
     asked = {"ibp": ibp, "crown": crown, "outward": partial(ibp, outward=True)}
-    got = jax.jit(lambda box: {k: b(f, box) for k, b in asked.items()}, compiler_options=QUICK)(box)
+    got = jax.jit(lambda box: {k: b(f, box) for k, b in asked.items()})(box)
     values = attacked(f, box, 2000)
     rounding = 1e-5 * (1 + np.abs(values).max())
     for method, bounds in got.items():
@@ -297,7 +294,7 @@ def test_euclidean_balls_hold():
     directions = rng.normal(size=(20_000, *x.shape)).astype(np.float32)
     directions /= np.linalg.norm(directions.reshape(len(directions), -1), axis=1)[:, None, None, None]
 
-    @partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def run(points):
         around = l2_ball(x, radius)
         bounds = [b(partial(f, p), around) for b in (ibp, crown, partial(ibp, outward=True))]
@@ -318,7 +315,7 @@ def test_margins_hold_in_floating_point():
     """Of many points and ascents, none has a margin above the bound: with outward rounding, not by a single unit."""
     f, p, _, radius, _ = NETS["residual"]
     box = ball(jnp.asarray(centre_of("residual")), radius / 4)
-    got = jax.jit(lambda: [margins(partial(f, p), box, 1, outward=o) for o in (False, True)], compiler_options=QUICK)()
+    got = jax.jit(lambda: [margins(partial(f, p), box, 1, outward=o) for o in (False, True)])()
     logits = attacked(partial(f, p), box, 20_000)
     led = (logits - logits[:, 1:2]).max(0)
     plain, outward, led = (np.asarray(v)[[0, 2]] for v in (*got, led))

@@ -11,6 +11,7 @@ from sparks_jax.concepts.components import least_squares as least_squares
 from sparks_jax.concepts.components import pca as pca
 from sparks_jax.concepts.craft import Concepts as Concepts
 from sparks_jax.concepts.craft import craft as craft
+from sparks_jax.concepts.craft import craft_activations as craft_activations
 from sparks_jax.concepts.craft import refine as refine
 from sparks_jax.concepts.dictionary import Dictionary as Dictionary
 from sparks_jax.concepts.dictionary import Factorization as Factorization

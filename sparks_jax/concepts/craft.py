@@ -121,9 +121,62 @@ def craft(
     return _explained(features, head, images, views, fitted, key_importance, method, correct, chunk, options)
 
 
+def craft_activations(
+    views: Views,
+    acts: Float[Array, "n *p d"],
+    head: Score,
+    *,
+    key: PRNGKeyArray,
+    rank: int = 10,
+    factorize: Factorize = nmf,
+    method: str | Method = "auto",
+    correct: Bool[Array, " n"] | None = None,
+    chunk: int = 16,
+    **options: Any,
+) -> Concepts:
+    r"""`craft` of activations that are there already: stored ones, of another program, or shared by several runs.
+
+    $A \approx U D$ for the views, codes $u(a_i)$ of the whole images, $\phi(F, u(a_i))$ with $F(u) = h(u D)$
+
+    Cost: no evaluation of the features; that of `importance`.
+
+    Args:
+        views: Activations of parts of images, and where these are: `Views(acts, image, box)`.
+        acts: Activations of the whole images `(n gh gw d)` or `(n t d)`.
+        head: As in `craft`.
+        key: As in `craft`.
+        rank: As in `craft`.
+        factorize: As in `craft`.
+        method: As in `craft`.
+        correct: As in `craft`.
+        chunk: As in `craft`.
+        **options: Given to `importance`.
+
+    Raises:
+        ValueError: As `craft`.
+
+    Example:
+        >>> from sparks_jax.concepts import positions
+        >>> acts = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))
+        >>> views = positions()(lambda x: x, acts)
+        >>> head = lambda acts: acts.mean((0, 1)) @ jnp.array([1.0, 0.0, -1.0])
+        >>> found = jax.jit(lambda v, a: craft_activations(v, a, head, key=jax.random.key(0), rank=3))(views, acts)
+        >>> found.codes.shape, found.importance.values.shape
+        ((256, 3), (4, 3))
+
+    Reference:
+        Fel et al. 2023, CRAFT: concept recursive activation factorization for explainability, arXiv:2211.10154.
+    """
+    key_fit, key_importance = jax.random.split(key)
+    _check_enough(len(views.acts), rank, len(acts), "craft_activations")
+    fitted = factorize(views.acts, rank, key=key_fit)
+    same = lambda batch: batch
+    return _explained(same, head, acts, views, fitted, key_importance, method, correct, chunk, options)
+
+
 def refine(
     concepts: Concepts,
-    k: int,
+    k: int | Int[Array, ""],
     features: Model,
     head: Score,
     images: Images,

@@ -28,6 +28,14 @@ class Dictionary(NamedTuple):
     scale: Float[Array, "*classes"]
     encoder: Callable[..., Any]
 
+    def encode(self, acts: Float[Array, "*batch d"]) -> Float[Array, "*batch k"]:
+        """The codes of activations: `concepts.encode` as a method, for those who know no concepts."""
+        d = self.atoms.shape[-1]
+        if acts.shape[-1] != d:
+            raise ValueError(f"encode: activations have shape {acts.shape}, expected (…, {d}) as the atoms have")
+        rows = (acts.reshape(-1, d) - self.mean[None]) / self.scale
+        return self.encoder(self.atoms, rows).reshape(*acts.shape[:-1], -1)
+
 
 class Factorization(NamedTuple):
     """A dictionary with the codes of the activations that it was fitted to.
@@ -152,11 +160,7 @@ def encode(dictionary: Dictionary, acts: Float[Array, "*batch d"]) -> Float[Arra
         Fel et al. 2023, A holistic approach to unifying automatic concept extraction and concept importance estimation,
         arXiv:2306.07304.
     """
-    d = dictionary.atoms.shape[-1]
-    if acts.shape[-1] != d:
-        raise ValueError(f"encode: activations have shape {acts.shape}, expected (…, {d}) as the atoms have")
-    rows = (acts.reshape(-1, d) - dictionary.mean[None]) / dictionary.scale
-    return dictionary.encoder(dictionary.atoms, rows).reshape(*acts.shape[:-1], -1)
+    return dictionary.encode(acts)
 
 
 def decode(dictionary: Dictionary, codes: Float[Array, "*batch k"]) -> Float[Array, "*batch d"]:

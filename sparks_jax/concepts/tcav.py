@@ -51,7 +51,7 @@ def cav(examples: Rows, others: Float[Array, "m _"], *, ridge: float = 1.0, num_
         ValueError: If the two have different channels, or one is empty.
 
     Example:
-        >>> cav(jnp.array([[2.0, 0.0], [3.0, 1.0]]), jnp.array([[-2.0, 0.0], [-3.0, 1.0]])).round(3).tolist()
+        >>> (cav(jnp.array([[2.0, 0.0], [3.0, 1.0]]), jnp.array([[-2.0, 0.0], [-3.0, 1.0]])).round(3) + 0).tolist()
         [1.0, 0.0]
 
     Reference:

@@ -4,7 +4,7 @@ A view is a function `(features, images, *, chunk) -> Views`, from images to row
 that it was seen at. Features are evaluated on a few views at a time; the rows are all that is kept.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -93,26 +93,29 @@ def zoom(x: Image, box: Float[Array, "4"], size: tuple[int, int]) -> Float[Array
     return jax.image.scale_and_translate(x, (*size, x.shape[2]), (0, 1), scale, -box[:2] * scale, "cubic")
 
 
-def crops(size: int = 64, *, stride: float = 0.8) -> View:
+def crops(size: int | Sequence[int] = 64, *, stride: float = 0.8) -> View:
     """Crops of images, each resized to a whole image and its activations averaged over positions, as in the paper.
 
     Cost: 1 F for each crop: 16 for an image of 224 pixels and crops of 64.
 
     Args:
-        size: Side of a crop in pixels.
+        size: Side of a crop in pixels; or several, where there are few images.
         stride: As in `crop_boxes`.
 
     Example:
         >>> views = crops(4)(lambda x: x, jnp.ones((2, 8, 8, 3)), chunk=4)
         >>> views.acts.shape, views.image.tolist()
         ((8, 3), [0, 0, 0, 0, 1, 1, 1, 1])
+        >>> crops((4, 8), stride=1.0)(lambda x: x, jnp.ones((1, 8, 8, 3)), chunk=4).box[:, 2].tolist()
+        [4.0, 4.0, 4.0, 4.0, 8.0]
 
     Reference:
         Fel et al. 2023, CRAFT: concept recursive activation factorization for explainability, arXiv:2211.10154.
     """
+    sizes = (size,) if isinstance(size, int) else tuple(size)
 
     def view(features: Model, images: Float[Array, "n h w c"], *, chunk: int = 16) -> Views:
-        boxes = crop_boxes((images.shape[1], images.shape[2]), size, stride)
+        boxes = np.concatenate([crop_boxes((images.shape[1], images.shape[2]), one, stride) for one in sizes])
         image = jnp.repeat(jnp.arange(len(images)), len(boxes))
         box = jnp.tile(jnp.asarray(boxes, jnp.float32), (len(images), 1))
         return Views(at_boxes(features, images, image, box, chunk=chunk), image, box)

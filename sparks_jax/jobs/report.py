@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sparks_jax import viz
+from sparks_jax.jobs import concept_page
 from sparks_jax.jobs.chart import chart, key, round_ticks
+from sparks_jax.jobs.concepts import Seen
 from sparks_jax.jobs.methods import Method
 from sparks_jax.jobs.network import Network
 from sparks_jax.jobs.outputs import encode
@@ -47,12 +49,14 @@ class Result(NamedTuple):
         label: The class explained.
         probabilities: `(m,)` of every class.
         panels: One for each method that ran.
+        seen: The concepts, if they were asked for.
     """
 
     picture: Picture
     label: int
     probabilities: np.ndarray
     panels: dict[str, Panel]
+    seen: Seen | None = None
 
 
 class Summary(NamedTuple):
@@ -159,8 +163,9 @@ def _section(run: Summary, result: Result) -> str:
 <figure>{photo}</figure>
 <div><h3>What the network sees</h3>{_predictions(run, result)}</div>
 </div>
-<div class="panels">{panels}</div>
+{f'<div class="panels">{panels}</div>' if panels else ""}
 {_measured(run, result)}
+{_concepts(run, result)}
 </section>"""
 
 
@@ -206,6 +211,12 @@ def _figure(pixels: Any, alt: str, colours: np.ndarray, ends: Iterable[str]) -> 
         f'<figure>{_image(pixels, alt)}<div class="scale" style="background:linear-gradient(90deg, {stops})">'
         f'</div><div class="ends">{labels}</div></figure>'
     )
+
+
+def _concepts(run: Summary, result: Result) -> str:
+    if result.seen is None:
+        return ""
+    return concept_page.section(result.seen, result.picture, _short(run.network.classes[result.label]), _image)
 
 
 def _measured(run: Summary, result: Result) -> str:

@@ -17,13 +17,15 @@ from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
 from sparks_jax import images, metrics, viz
-from sparks_jax.jobs import outputs
+from sparks_jax.jobs import concepts, outputs
+from sparks_jax.jobs.batches import default_chunk
 from sparks_jax.jobs.bounds import check_bounds
 from sparks_jax.jobs.explain import count_evaluations, explain
 from sparks_jax.jobs.measure import measure
 from sparks_jax.jobs.methods import DEFAULT, Method, choose, contributions, importance
 from sparks_jax.jobs.network import Network, labels_asked, load_network, traced_once
 from sparks_jax.jobs.pictures import Source, enlarge, find, read
+from sparks_jax.jobs.record import CONCEPTS, CURVES, arrays, record
 from sparks_jax.jobs.report import Panel, Result, Summary, page
 from sparks_jax.jobs.versions import device, versions
 from sparks_jax.types import Heatmap, Image, Score
@@ -32,7 +34,7 @@ Say = Callable[[str], None]
 Tick = Callable[[str, int], None]
 
 SMOKE_PICTURES = 2
-CURVES = "deletion_and_insertion"  # their seconds, among those of the methods
+SMOKE_DATA = 4
 
 
 class Settings(NamedTuple):
@@ -52,6 +54,9 @@ class Settings(NamedTuple):
         force: Whether an earlier run in that folder is replaced.
         smoke: A quick, rough run: few pictures, few samples.
         top: Predictions shown.
+        concepts: Whether the page says what the network saw.
+        data: Folder of images that concepts are fitted on, those that the network takes for the class; it implies
+            `concepts`.
         quiet: No progress bar.
     """
 
@@ -68,6 +73,8 @@ class Settings(NamedTuple):
     force: bool = False
     smoke: bool = False
     top: int = 5
+    concepts: bool = False
+    data: str | None = None
     quiet: bool = False
 
 
@@ -94,11 +101,14 @@ def run(settings: Settings, *, say: Say, started: float | None = None) -> int:
     network = load_network(settings.model, weights=settings.weights, classes=settings.classes, size=settings.size)
     labels = labels_asked(settings.labels, network, len(sources))
     summary = _begin(settings, network, methods, len(sources))
+    saw = _concepts_of(settings, network, summary) if settings.concepts or settings.data else None
     files: list[str] = []
     try:
-        with _progress(len(sources) * len(methods), settings.quiet) as tick:
+        with _progress(len(sources) * (len(methods) + (saw is not None)), settings.quiet) as tick:
             for block in _blocks(list(zip(sources, labels, strict=True))):
                 results = _explain_block(summary, block, settings, tick)
+                if saw is not None:
+                    results = [_with_concepts(summary, result, saw, tick) for result in results]
                 if results and not summary.results:
                     outputs.clear(settings.out)
                 files += _write_pictures(settings.out, results)
@@ -126,7 +136,7 @@ def _begin(settings: Settings, network: Network, methods: dict[str, Method], ask
         results=[],
         errors={},
         skipped={},
-        seconds=dict.fromkeys([*methods, CURVES], 0.0),
+        seconds=dict.fromkeys([*methods, CURVES, CONCEPTS], 0.0),
         forwards={},
     )
 
@@ -219,6 +229,44 @@ def _panels(summary: Summary, name: str, results: list[Result], settings: Settin
     ]
 
 
+def _concepts_of(settings: Settings, network: Network, summary: Summary) -> Callable[[Result], concepts.Seen] | None:
+    """What sees the concepts of a picture: fitted once for a class with images, else on the picture itself."""
+    try:
+        concepts.check_halves(network)
+    except ValueError as error:
+        summary.skipped[CONCEPTS] = str(error)
+        return None
+    pool = concepts.read_pool(settings.data, network, SMOKE_DATA if settings.smoke else None)
+    summary.errors.update({f"a picture of {settings.data}": why for why in (pool.unreadable if pool else ())})
+    chunk = settings.chunk or default_chunk()
+    fitted: dict[int, concepts.Fitted] = {}
+
+    def saw(result: Result) -> concepts.Seen:
+        label, key = result.label, jax.random.key(settings.seed)
+        found = fitted.get(label) or concepts.fit(
+            network, label, result.picture, pool, key=key, chunk=chunk, smoke=settings.smoke
+        )
+        if not found.own:
+            fitted[label] = found
+        return concepts.look(network, label, result.picture, found, chunk=chunk)
+
+    return saw
+
+
+def _with_concepts(summary: Summary, result: Result, saw: Callable[[Result], concepts.Seen], tick: Tick) -> Result:
+    if CONCEPTS in summary.skipped:
+        return result
+    tick(f"concepts: {result.picture.source.title}", 0)
+    start = time.perf_counter()
+    try:
+        result = result._replace(seen=saw(result))
+    except (ValueError, TypeError, NotImplementedError) as error:
+        summary.skipped[CONCEPTS] = str(error).partition("\n")[0]
+    summary.seconds[CONCEPTS] += time.perf_counter() - start
+    tick("", 1)
+    return result
+
+
 def deletion_and_insertion(
     f: Score, x: Image, heatmap: Heatmap, *, key: PRNGKeyArray, steps: int = 32, chunk: int = 16
 ) -> metrics.Curve:
@@ -269,6 +317,8 @@ def _write_pictures(folder: Path, results: list[Result]) -> list[str]:
             if panel.signed is not None:
                 signed = viz.colorize_signed(enlarge(panel.signed, len(view)))
                 pictures[f"{place}/{name}_signed.png"] = signed
+        for i, where in enumerate(result.seen.maps if result.seen else ()):
+            pictures[f"{place}/concept_{i + 1}.png"] = viz.overlay(view, enlarge(where, len(view)))
     for name, pixels in pictures.items():
         outputs.write(folder / name, outputs.encode(pixels, "PNG"))
     return list(pictures)
@@ -285,75 +335,11 @@ def _finish(summary: Summary, settings: Settings, files: list[str], say: Say) ->
     explained = bool(summary.results and summary.ran())
     if explained:
         files += [outputs.REPORT, outputs.MAPS, outputs.RECORD]
-        outputs.write(settings.out / outputs.MAPS, outputs.archive(_arrays(summary)))
+        about = record(summary, settings._asdict(), _curve_options(settings), files)
+        outputs.write(settings.out / outputs.MAPS, outputs.archive(arrays(summary)))
         outputs.write(settings.out / outputs.REPORT, page(summary).encode())
-        outputs.write(settings.out / outputs.RECORD, outputs.as_json(_record(summary, settings, files)))
+        outputs.write(settings.out / outputs.RECORD, outputs.as_json(about))
         print(f"The report is {settings.out / outputs.REPORT}")
     else:
         say("nothing was explained, so there is no report")
     return int(bool(summary.errors) or not explained)
-
-
-def _arrays(summary: Summary) -> dict[str, np.ndarray]:
-    """What `maps.npz` holds: the maps `(n …)` of each method and its curves, and what the pictures are."""
-    results, arrays = summary.results, {}
-    for name in summary.ran():
-        panels = [result.panels[name] for result in results]
-        arrays[name] = np.stack([panel.raw for panel in panels])
-        arrays[f"{name}/deletion"] = np.stack([panel.deletion.scores for panel in panels])
-        arrays[f"{name}/insertion"] = np.stack([panel.insertion.scores for panel in panels])
-        arrays["fractions"] = np.asarray(panels[0].deletion.fractions)
-    return arrays | {
-        "names": np.array([result.picture.source.name for result in results]),
-        "labels": np.array([result.label for result in results]),
-        "probabilities": np.stack([result.probabilities for result in results]),
-        "images": np.stack([result.picture.seen for result in results]),
-    }
-
-
-def _record(summary: Summary, settings: Settings, files: list[str]) -> dict[str, Any]:
-    """What `run.json` holds."""
-    network = summary.network
-    about = {
-        "name": network.name,
-        "classes": len(network.classes),
-        "size": network.size,
-        "about": network.about,
-    }
-    methods = {
-        name: {
-            "seconds": round(summary.seconds[name], 2),
-            "forwards_per_picture": summary.forwards[name],
-            "options": method.smoke if settings.smoke else {},
-        }
-        for name, method in summary.ran().items()
-    }
-    curves = _curve_options(settings)
-    seconds, forwards = round(summary.seconds[CURVES], 2), 2 * (curves["steps"] + 1)
-    return {
-        "versions": summary.versions,
-        "device": summary.device,
-        "settings": settings._asdict(),
-        "network": about,
-        "seconds": round(summary.total, 2),
-        "interrupted": summary.interrupted,
-        "methods": methods,
-        CURVES: {"seconds": seconds, "forwards_per_map": forwards, "options": curves},
-        "pictures": [_picture_record(result, network, summary.top) for result in summary.results],
-        "errors": summary.errors,
-        "skipped": summary.skipped,
-        "files": files,
-    }
-
-
-def _picture_record(result: Result, network: Network, top: int) -> dict[str, Any]:
-    best = [int(i) for i in np.argsort(-result.probabilities, kind="stable")[:top]]
-    return {
-        "name": result.picture.source.name,
-        "path": result.picture.source.path,
-        "label": result.label,
-        "class": network.classes[result.label],
-        "top": {network.classes[i]: round(float(result.probabilities[i]), 5) for i in best},
-        "deletion": {name: float(panel.deletion.auc) for name, panel in result.panels.items()},
-        "insertion": {name: float(panel.insertion.auc) for name, panel in result.panels.items()},
-    }
