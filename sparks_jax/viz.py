@@ -383,7 +383,7 @@ def concept_page(
 
     columns = 1 + max(map(len, crops))
     figure = Figure(figsize=(side * (columns + 2.6), side * 1.12 * len(maps)), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(2.6, columns))
+    ((left, right),) = figure.subfigures(1, 2, squeeze=False, width_ratios=(2.6, columns))
     top, bottom = left.subplots(2, 1, height_ratios=(1.4, 1))
     show(top, image, title=textwrap.fill(title, round(CHARACTERS * 2.4 * side)))
     plot_intervals(bottom, dict(zip(maps, importances, strict=True))).set_xlabel(label)

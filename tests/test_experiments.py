@@ -5,11 +5,12 @@ import importlib
 import pytest
 import tyro
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 # Module, and what its folder holds afterwards.
 EXPERIMENTS = [
+    ("craft_glyphs", ["concepts.png", "maps.csv", "maps.png", "parts.csv", "places.csv", "run.json", "table.csv"]),
+    ("craft_photos", ["run.json", "squeezenet_coffee.png", "table.csv"]),
     ("eva_digits", ["digits_plain_0", "maps_digits.png", "run.json", "table.csv"]),
+    ("holistic", ["extraction.png", "importance.csv", "importance.png", "regret.csv", "run.json", "table.csv"]),
     ("localization_glyphs", ["faithfulness", "maps.png", "reads_the_glyph", "reads_the_tag", "run.json", "stability"]),
     ("sae_activations", ["activations.json", "activations.npy", "checkpoints", "run.json"]),
     ("stability_mege", ["run.json", "table.csv"]),
