@@ -208,25 +208,19 @@ def by_place(name: str, found: Found, tested: Glyphs) -> list[dict[str, Any]]:
 # --- (c) where concepts are ---
 
 
-def between(model: Any, first: int, last: int = LAST) -> Any:
-    """What the network does with the activations of a stage until a later one."""
-
-    def run(acts: Any) -> Any:
-        for block in model.model.stages[first:last]:
-            acts = block(acts)
-        return acts
-
-    return run
-
-
 @jax.jit
 def maps_of(model: Any, dictionary: Any, images: Any, chosen: Any) -> dict[str, Any]:
     """Where one concept is in each image: its codes, and implicit gradients at the first stage."""
-    at = (lambda x: model.features(x, EARLY), between(model, EARLY))
+
+    def rest(acts: Any) -> Any:
+        for block in model.model.stages[EARLY:LAST]:
+            acts = block(acts)
+        return acts
 
     def one(given: tuple[Any, Any]) -> tuple[Any, Any]:
         x, k = given
         codes = concepts.coefficient_maps(model.features, dictionary, x)[k]
+        at = (lambda x: model.features(x, EARLY), rest)
         return codes, concepts.gradient_maps(model.features, dictionary, x, at=at)[k]
 
     return dict(zip((CODES, GRADIENT), jax.lax.map(one, (images, chosen), batch_size=8), strict=True))

@@ -11,8 +11,8 @@ order. Each class is one sample: of images drawn for it, different ones for each
 Command:  python experiments/holistic.py [--smoke] [--stage 2] [--out FOLDER]
           Stage 2 is an earlier layer, whose head is a residual block more and no longer affine.
 Hardware: 2 CPU cores.
-Time:     TODO
-Expected: TODO
+Time:     not yet run in full; --smoke half a minute.
+Expected: the claim; the figures are not measured yet.
 """
 
 import time
