@@ -132,3 +132,36 @@ def test_long_titles_of_a_grid_do_not_run_into_each_other():
     figure = viz.grid([x], {"Guided backpropagation": [x[..., 0]], "RISE": [x[..., 0]]}, ["a ring: reads it"], side=1.0)
     titles = [ax.get_title() for ax in figure.axes]
     assert titles == ["a ring:\nreads it", "Guided\nbackpropagation", "RISE"]
+
+
+def test_intervals_are_bars_with_ends():
+    """The first row is on top; a number without an interval has a bar and no whisker."""
+    ax = viz.plot_intervals(Figure().add_subplot(), {"a": (1.0, 0.5, 2.0), "b": (-0.5, None, None)})
+    assert [float(bar.get_width()) for bar in ax.patches] == [1.0, -0.5]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]
+    (whiskers,) = ax.collections
+    ends = np.array([segment[:, 0] for segment in whiskers.get_segments() if len(segment)])
+    assert ends[0].tolist() == [0.5, 2.0]
+    assert np.isnan(ends[1:]).all()
+
+
+def test_panels_share_their_names(tmp_path):
+    rows = {"a": (1.0, 0.5, 2.0), "b": (np.nan, None, None)}
+    figure = viz.intervals({"error ↓": rows, "R² ↑": rows})
+    figure.savefig(tmp_path / "intervals.png", dpi=20)
+    shown = [[label.get_text() for label in ax.get_yticklabels() if label.get_visible()] for ax in figure.axes]
+    assert shown[0] == ["a", "b"]
+    assert [ax.get_title() for ax in figure.axes] == ["error ↓", "R² ↑"]
+
+
+def test_a_page_of_concepts(tmp_path):
+    """The image, the bars, and a row for each concept, whatever the number and the size of its crops."""
+    image, crops = np.zeros((4, 4, 3)), [[np.ones((2, 2, 3))] * 2, [np.ones((3, 3, 3))]]
+    page = viz.concept_page(
+        image, {"fur": np.eye(4), "eyes": np.ones((4, 4))}, crops, [(0.7, 0.6, 0.8), (0.3, None, None)], title="a cat"
+    )
+    page.savefig(tmp_path / "page.png", dpi=20)
+    assert [ax.get_title() for ax in page.axes] == ["a cat", "", "fur", "", "", "eyes", "", ""]
+    with pytest.raises(ValueError, match="shorter|longer"):
+        viz.concept_page(image, {"fur": np.eye(4)}, crops, [(0.7, 0.6, 0.8)])
