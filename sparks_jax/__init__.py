@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from sparks_jax import concepts as concepts
     from sparks_jax import data as data
     from sparks_jax import designs as designs
+    from sparks_jax import featviz as featviz
     from sparks_jax import fourier as fourier
     from sparks_jax import images as images
     from sparks_jax import jobs as jobs
@@ -33,8 +34,8 @@ __version__ = "0.1.0.dev0"
 
 # Read when first used (PEP 562), so that `sparks --help` does not wait for jax.
 _AREAS = {
-    *("attribution", "concepts", "data", "designs", "fourier", "images", "jobs", "linalg", "metrics", "models"),
-    *("scores", "segments", "sensitivity", "stream", "types", "verify", "viz"),
+    *("attribution", "concepts", "data", "designs", "featviz", "fourier", "images", "jobs", "linalg", "metrics"),
+    *("models", "scores", "segments", "sensitivity", "stream", "types", "verify", "viz"),
 }
 _JOBS = {"evaluate", "explain", "measure"}
 

@@ -1,9 +1,9 @@
 r"""The only loops over samples: a scan over chunks, a `vmap` inside each.
 
-Peak memory grows with `chunk`, never with the number of samples, because `mean_over`, `moments_over` and
-`extremes_over` fold each chunk into what they know so far and `stack_over` keeps what `fn` returns and nothing else. So
-let `fn` be handed something light (an index, a key, a small mask) and make the heavy thing (noise, an upsampled mask)
-inside.
+Peak memory grows with `chunk`, never with the number of samples, because `mean_over`, `gradient_over`, `moments_over`
+and `extremes_over` fold each chunk into what they know so far and `stack_over` keeps what `fn` returns and nothing
+else. So let `fn` be handed something light (an index, a key, a small mask) and make the heavy thing (noise, an
+upsampled mask) inside.
 """
 
 from collections.abc import Callable
@@ -78,6 +78,40 @@ def mean_over(fn: Callable[[Any], Any], xs: Samples, chunk: int) -> Any:
 
     total, _ = jax.lax.scan(fold, zeros, chunks)
     return jax.tree.map(lambda t, y: (t / num_samples).astype(y.dtype), total, like)
+
+
+def gradient_over(fn: Callable[[Any, Any], Any], at: Any, xs: Samples, chunk: int) -> tuple[Any, Any]:
+    r"""Mean of a number over samples, and its gradient in what the samples share.
+
+    $\frac1n \sum_i \mathrm{fn}(a, x_i)$ and $\frac1n \sum_i \partial_a \mathrm{fn}(a, x_i)$
+
+    One gradient is held, not one for each sample as with the mean of `jax.grad`. It cannot be differentiated again in
+    reverse without holding every chunk.
+
+    Cost: n forward and backward evaluations of `fn`, rounded up as in `chunk_size`.
+
+    Args:
+        fn: From `at` and one sample to a number.
+        at: Pytree of floating-point arrays, $a$.
+        xs: Pytree of arrays with a common leading axis.
+        chunk: Samples evaluated at once.
+
+    Example:
+        >>> value, slope = gradient_over(lambda a, x: a * x, 2.0, jnp.array([1.0, 2.0, 6.0]), chunk=2)
+        >>> value.item(), slope.item()
+        (6.0, 3.0)
+    """
+    num_samples, chunks = _chunked(xs, chunk)
+    at = jax.tree.map(jnp.asarray, at)
+    like, zero = _like(lambda x: fn(at, x), xs)
+
+    def fold(total: Any, part: tuple[Any, Bool[Array, " s"]]) -> tuple[Any, None]:
+        samples, valid = part
+        summed = lambda at: _sum(jax.vmap(fn, (None, 0))(at, samples), valid, zero.dtype)
+        return jax.tree.map(jnp.add, total, jax.value_and_grad(summed)(at)), None
+
+    (value, slope), _ = jax.lax.scan(fold, (zero, jax.tree.map(jnp.zeros_like, at)), chunks)
+    return (value / num_samples).astype(like.dtype), jax.tree.map(lambda g: g / num_samples, slope)
 
 
 def moments_over(fn: Callable[[Any], Any], xs: Samples, chunk: int) -> Moments:
