@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sparks_jax import featviz, fourier
+from sparks_jax.data import read_spectrum
 from sparks_jax.featviz import Spectrum
 
 EPS = float(jnp.finfo(jnp.float32).eps)
@@ -142,3 +143,22 @@ def test_errors_say_what_to_do():
         Spectrum.from_array(np.ones((6, 4, 1)), size=(8, 8))
     with pytest.raises(ValueError, match=r"colours have shape \(2, 2\) for 3 channels"):
         Spectrum.natural(8, colours=np.eye(2))
+
+
+def test_spectra_from_files(tmp_path):
+    """The published layout, channels last, and one plane; other files are refused in a sentence."""
+    half = np.random.default_rng(0).uniform(1, 2, (3, 16, 9))
+    for name, array in dict(first=half, last=np.moveaxis(half, 0, -1)).items():
+        np.save(tmp_path / f"{name}.npy", array)
+        np.testing.assert_allclose(read_spectrum(tmp_path / f"{name}.npy"), np.moveaxis(half, 0, -1), rtol=EPS)
+    np.save(tmp_path / "plane.npy", half[0])
+    grey = Spectrum.from_array(read_spectrum(tmp_path / "plane.npy"))
+    assert grey.magnitude.shape == (16, 16, 1)
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        read_spectrum(tmp_path / "none.npy")
+    (tmp_path / "text.npy").write_text("no array")
+    with pytest.raises(ValueError, match="expected what numpy.save writes"):
+        read_spectrum(tmp_path / "text.npy")
+    np.save(tmp_path / "row.npy", np.ones(3))
+    with pytest.raises(ValueError, match=r"holds shape \(3,\) of float64, expected one spectrum"):
+        read_spectrum(tmp_path / "row.npy")

@@ -1,4 +1,4 @@
-"""Images: photographs that other packages ship, those of the user's folders, digits, and a world of glyphs."""
+"""Images: photographs of other packages, those of the user's folders, digits, a world of glyphs; stored spectra."""
 
 from sparks_jax.data.digits import digits as digits
 from sparks_jax.data.digits import stratified_folds as stratified_folds
@@ -8,3 +8,4 @@ from sparks_jax.data.glyphs import Glyphs as Glyphs
 from sparks_jax.data.glyphs import glyph as glyph
 from sparks_jax.data.glyphs import glyphs as glyphs
 from sparks_jax.data.natural import photographs as photographs
+from sparks_jax.data.spectra import read_spectrum as read_spectrum

@@ -108,8 +108,7 @@ def ascent(
         ValueError: If the score does not return one number, or a count is not positive.
 
     Example:
-        >>> from sparks_jax.featviz.augment import chain
-    from sparks_jax.featviz.parametrize import pixels
+        >>> from sparks_jax.featviz.parametrize import pixels
         >>> view = lambda image, *, key, progress: image
         >>> climb = ascent(lambda x: x.mean(), pixels(4, values_range=(0, 1)), view, num_steps=3, num_views=1,
         ...                optimizer=optax.sgd(1.0))
@@ -169,8 +168,7 @@ def climb(ascent: Ascent, num_steps: int, *, key: PRNGKeyArray, who: str = "clim
         ValueError: If a score was NaN (seen outside of `jax.jit` only; `check_history` looks at an outcome).
 
     Example:
-        >>> from sparks_jax.featviz.augment import chain
-    from sparks_jax.featviz.parametrize import pixels
+        >>> from sparks_jax.featviz.parametrize import pixels
         >>> view = lambda image, *, key, progress: image
         >>> one = ascent(lambda x: x.mean(), pixels(4, values_range=(0, 1)), view, num_steps=3, num_views=1,
         ...              optimizer=optax.sgd(1.0))
@@ -202,8 +200,7 @@ def snapshots(ascent: Ascent, num_steps: int, *, key: PRNGKeyArray, num_snapshot
         ValueError: If the steps cannot be divided so.
 
     Example:
-        >>> from sparks_jax.featviz.augment import chain
-    from sparks_jax.featviz.parametrize import pixels
+        >>> from sparks_jax.featviz.parametrize import pixels
         >>> view = lambda image, *, key, progress: image
         >>> one = ascent(lambda x: x.mean(), pixels(4, values_range=(0, 1)), view, num_steps=4, num_views=1,
         ...              optimizer=optax.sgd(1.0))
