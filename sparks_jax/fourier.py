@@ -180,10 +180,11 @@ def decorrelate(image: Image, colours: Colours = IMAGENET_COLOURS) -> Image:
 
 def _mixed(image: Image, matrix: Float[Array, "c c"]) -> Image:
     """`image @ matrix`, written out for a few channels: XLA:CPU takes ten times as long for so thin a product."""
-    channels = range(len(matrix))
     if len(matrix) > 4:
         return jnp.matmul(image, matrix, precision="highest")
-    return jnp.stack([reduce(add, (image[..., i] * matrix[i, j] for i in channels)) for j in channels], -1)
+    parts = [image[..., i] for i in range(len(matrix))]  # once, so that the gradient puts each back once
+    columns = [reduce(add, (part * matrix[i, j] for i, part in enumerate(parts))) for j in range(len(matrix))]
+    return jnp.stack(columns, -1)
 
 
 def _sign(size: tuple[int, int]) -> Float[np.ndarray, "h w_half"]:

@@ -131,8 +131,8 @@ def test_stored_half_spectra():
 
 
 def test_errors_say_what_to_do():
-    with pytest.raises(ValueError, match="from_images: the range of the pixels .* is not given"):
-        Spectrum.from_images(photographs())
+    with pytest.raises(ValueError, match=r"pixels are from .* values_range is \(0.0, 1.0\); pass .* \(0, 255\)"):
+        Spectrum.from_images(255 * photographs())
     with pytest.raises(ValueError, match="there are no images"):
         Spectrum.from_images([], values_range=SPAN)
     with pytest.raises(ValueError, match=r"shape \(8, 8, 3\), one before \(12, 10, 3\); resize them first"):

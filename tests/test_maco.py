@@ -212,7 +212,7 @@ def test_errors_say_what_to_do(key):
         featviz.maco(f, key=key, spectrum=r, values_range=SPAN, input_size=16)
     with pytest.raises(ValueError, match=r"returned shape \(3,\) .* for a view of shape \(8, 8, 3\), .* scores.logit"):
         featviz.maco(lambda x: x.mean((0, 1)), key=key, spectrum=r, values_range=SPAN)
-    with pytest.raises(ValueError, match="num_views is 0, expected at least 1"):
+    with pytest.raises(ValueError, match="the number of views is 0, expected at least 1"):
         featviz.maco(f, key=key, spectrum=r, values_range=SPAN, num_crops=0)
     with pytest.raises(ValueError, match=r"shape \(2, 8, 8, 3\), expected one Spectrum: Spectrum.natural"):
         featviz.maco(f, key=key, spectrum=jax.tree.map(lambda t: jnp.stack([t, t]), r), values_range=SPAN)

@@ -122,7 +122,7 @@ def ascent(
     disturb = chain() if disturb is None else disturb
     if num_images is not None:
         canvas, view, disturb = several(canvas, num_images), _each(view, num_images), _each(disturb, num_images)
-    _check(f, canvas, view, dict(num_steps=num_steps, num_views=num_views), who)
+    _check(f, canvas, view, dict(steps=num_steps, views=num_views), who)
 
     def init(key: PRNGKeyArray) -> State:
         key_start, key = jax.random.split(key)
@@ -287,7 +287,7 @@ def _each(view: View, num_images: int) -> View:
 def _check(f: Score, canvas: Canvas, view: View, counts: dict[str, int], who: str) -> None:
     for name, count in counts.items():
         if count < 1:
-            raise ValueError(f"{who}: {name} is {count}, expected at least 1")
+            raise ValueError(f"{who}: the number of {name} is {count}, expected at least 1")
     key = jax.eval_shape(lambda: jax.random.key(0))
     shown = jax.eval_shape(
         lambda key: view(canvas.render(canvas.init(key)), key=key, progress=jnp.zeros(())),

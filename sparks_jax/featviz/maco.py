@@ -42,10 +42,12 @@ def maco(
     range of pixels, $\tau$ noise and a random crop; $\alpha = \sum_t |\partial_I f|$
 
     Differs from the public codes: phases start uniform, as in the paper, and have the symmetry of a real image, so that
-    the magnitude is kept (they lose 12 % of it in half of the bins of two columns, and start from a bright corner);
-    nothing is standardised at each step, which by Parseval would change nothing; the noise is that of the canvas, as in
-    the paper; crops stay inside of it.
-    Map it over labels and keys for several objectives and seeds in one program.
+    the magnitude is kept (in the two columns with half of the energy they change it by a median of 12 %, and start from
+    a bright corner); nothing is standardised at each step, which by Parseval does nothing to the image; the noise is
+    that of the canvas, as in the paper; crops stay inside of it.
+
+    Map it over labels and keys for several objectives and seeds in one program. The defaults suit a canvas not much
+    larger than `input_size`; for one twice as large and more, take smaller `sides`, as those published.
 
     Cost: `num_steps` × `num_crops` B.
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from sparks_jax import fourier, stream
@@ -116,7 +117,7 @@ class Spectrum(NamedTuple):
     def from_images(
         images: Float[Any, "n h w c"] | Iterable[Float[Any, "..."]],
         *,
-        values_range: Range | None = None,
+        values_range: Range = (0, 1),
         colours: Colours | None = None,
         chunk: int = 16,
     ) -> "Spectrum":
@@ -127,16 +128,16 @@ class Spectrum(NamedTuple):
         Args:
             images: An array of images `(n h w c)`, or an iterable of images or of batches of one size, of which one is
                 in memory at a time.
-            values_range: Black and white.
+            values_range: Black and white; (0, 255) for 8 bits.
             colours: As in `Spectrum.natural`; `fourier.colour_matrix` measures those of other images.
             chunk: Images transformed at once, of an array.
 
         Raises:
-            ValueError: Without a range, without images, or if they have different sizes.
+            ValueError: For pixels outside of the range, without images, or if they have different sizes.
 
         Example:
             >>> images = jax.random.uniform(jax.random.key(0), (2, 8, 8, 3))
-            >>> Spectrum.from_images(images, values_range=(0, 1)).magnitude.shape
+            >>> Spectrum.from_images(images).magnitude.shape
             (8, 8, 3)
 
         Reference:
@@ -146,12 +147,14 @@ class Spectrum(NamedTuple):
         if hasattr(images, "shape"):
             array = jnp.asarray(images)
             matrix = _colours(colours, array.shape[-1])
+            _check_pixels(array, span)
             magnitude, mean = stream.mean_over(partial(_of_image, span, matrix), array, chunk)
             return Spectrum(magnitude.at[0, 0].set(0), mean, matrix)
         count, total, matrix = 0, None, None
         for item in images:
             batch = jnp.asarray(item) if np.ndim(item) == 4 else jnp.asarray(item)[None]
             matrix = _colours(colours, batch.shape[-1])
+            _check_pixels(batch, span)
             here = jax.vmap(partial(_of_image, span, matrix))(batch)
             if total is not None and total[0].shape != here[0].shape[1:]:
                 raise ValueError(
@@ -169,7 +172,7 @@ class Spectrum(NamedTuple):
         images: Float[Any, "n h w c"] | Iterable[Float[Any, "..."]],
         *,
         size: int | tuple[int, int] | None = None,
-        values_range: Range | None = None,
+        values_range: Range = (0, 1),
         colours: Colours | None = None,
         chunk: int = 16,
     ) -> "Spectrum":
@@ -189,7 +192,7 @@ class Spectrum(NamedTuple):
 
         Example:
             >>> images = jax.random.uniform(jax.random.key(0), (2, 8, 8, 3))
-            >>> Spectrum.fit(images, size=12, values_range=(0, 1)).size
+            >>> Spectrum.fit(images, size=12).size
             (12, 12)
 
         Reference:
@@ -315,6 +318,17 @@ def _colours(colours: Colours | None, channels: int) -> Float[Array, "c c"]:
     if jnp.shape(colours) != (channels, channels):
         raise ValueError(f"colours have shape {jnp.shape(colours)} for {channels} channels, expected a square matrix")
     return jnp.asarray(colours, jnp.float32)
+
+
+def _check_pixels(images: Array, span: Range) -> None:
+    if isinstance(images, Tracer) or images.size == 0:
+        return
+    least, greatest = float(images.min()), float(images.max())
+    if not span[0] <= least <= greatest <= span[1]:
+        raise ValueError(
+            f"from_images: pixels are from {least} to {greatest}, values_range is {span}; pass that of the images, "
+            "(0, 255) for 8 bits"
+        )
 
 
 def _with_contrast(magnitude: Array, mean: Array, colours: Array, contrast: Any) -> Spectrum:
