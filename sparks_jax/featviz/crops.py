@@ -90,7 +90,7 @@ def random_crops(
     size: tuple[int, int],
     input_size: tuple[int, int],
     *,
-    sides: Sides = (0.8, 0.3),
+    sides: Sides = (0.6, 0.25),
     side_spread: float = 0.05,
     centre_spread: float = 0.15,
 ) -> View:

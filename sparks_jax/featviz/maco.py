@@ -89,7 +89,7 @@ def maco_ascent(
     input_size: int | tuple[int, int] | None = None,
     num_steps: int = 256,
     num_crops: int = 8,
-    sides: Sides = (0.8, 0.3),
+    sides: Sides = (0.6, 0.25),
     side_spread: float = 0.05,
     centre_spread: float = 0.15,
     noise: float = 0.04,
