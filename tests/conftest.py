@@ -1,5 +1,6 @@
 """One platform for all tests: eight CPU devices, no silent rank promotion, a small network and a small image."""
 
+import gc
 import os
 from importlib.metadata import version
 
@@ -12,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+gc.set_threshold(50_000, 20, 100)  # compiled programs are many objects, and to look at them all takes seconds
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -155,7 +155,8 @@ def glyph(
         ValueError: For a size, a count, a label or a cue outside its range, as far as they are known at trace time.
 
     Example:
-        >>> cross, ring = (glyph(jax.random.key(0), label) for label in (0, 1))
+        >>> draw = jax.jit(lambda label: glyph(jax.random.key(0), label))
+        >>> cross, ring = draw(0), draw(1)
         >>> changed = (cross.images != ring.images).any(-1)
         >>> bool((changed & ~(cross.masks | ring.masks)).any())
         False

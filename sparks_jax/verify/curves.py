@@ -237,7 +237,7 @@ def smooth(x: Box, fn: Function, slope: Function, box: Box, curvature: float, *,
 
     On a grid of step $h$ a function with $|g''| \le M$ differs from its linear interpolation by at most $M h^2 / 8$, so
     the least of $\sigma(v) - s v$ on the grid, less that, is below it everywhere. Of two slopes, the chord's and the
-    tangent's in the middle, the one whose line is closer there is taken.
+    tangent's in the middle, the one whose line is closer there is taken; the chord's, if they are alike.
 
     Args:
         x: Where.
@@ -269,7 +269,8 @@ def smooth(x: Box, fn: Function, slope: Function, box: Box, curvature: float, *,
     def best(sign: int) -> Any:
         lines = [(s, (sign * (values - s[None] * grid)).min(0) - slack) for s in (secant, tangent)]
         heights = [sign * s * middle + b for s, b in lines]
-        s, b = (jnp.where(heights[0] >= heights[1], p, q) for p, q in zip(*lines, strict=True))
+        # Lines as close as the grid can tell are alike: were it not for the slack, rounding would choose between them.
+        s, b = (jnp.where(heights[0] >= heights[1] - slack, p, q) for p, q in zip(*lines, strict=True))
         good = jnp.isfinite(s) & jnp.isfinite(b)
         return line(jnp.where(good, s, 0), jnp.where(good, sign * b, box.lower if sign > 0 else box.upper))
 
