@@ -34,31 +34,30 @@ SPATIAL = {
 }  # fmt: skip
 
 
-def random_graph(seed):
-    """A function of one image `(h w c)`, its shape, and a radius."""
-    rng = np.random.default_rng(seed)
-    shape = (*rng.integers(3, 6, 2), int(rng.integers(1, 4)))
+def random_graph(random):
+    """A function of one image `(h w c)`, an image, and a radius, all drawn by a `random.Random`."""
+    rng = np.random.default_rng(random.getrandbits(32))  # of the weights
+    shape = (random.randint(3, 5), random.randint(3, 5), random.randint(1, 3))
     values, steps = [np.zeros((1, *shape), np.float32)], []
 
     def append(fn, *taken):
         values.append(np.zeros(jax.eval_shape(fn, *(values[i] for i in taken)).shape, np.float32))
         steps.append((fn, taken))
 
-    while len(steps) < rng.integers(4, 9):
-        i = int(rng.integers(max(0, len(values) - 3), len(values)))
-        kind = rng.choice(["unary", "unary", "binary", "spatial", "conv", "conv", "dense", "norm"])
+    for _ in range(random.randint(4, 8)):
+        i = random.randrange(max(0, len(values) - 3), len(values))
         large = min(values[i].shape[1:3]) >= 3
+        kind = random.choice(["unary", "unary", "binary", "dense", "norm", *(["spatial", "conv", "conv"] * large)])
         if kind == "unary":
-            append(UNARY[str(rng.choice(list(UNARY)))], i)
+            append(UNARY[random.choice(list(UNARY))], i)
         elif kind == "binary":
             same = [j for j, v in enumerate(values) if v.shape == values[i].shape]
-            append(BINARY[str(rng.choice(list(BINARY)))], i, int(rng.choice(same)))
-        elif kind == "spatial" and large:
-            append(SPATIAL[str(rng.choice(list(SPATIAL)))], i)
-        elif kind == "conv" and large:
-            append(_convolution(rng, values[i].shape[-1]), i)
-        elif kind in ("dense", "norm"):
-            append(_dense(rng, values[i].shape[-1]) if kind == "dense" else _scale(rng, values[i].shape[-1]), i)
+            append(BINARY[random.choice(list(BINARY))], i, random.choice(same))
+        elif kind == "spatial":
+            append(SPATIAL[random.choice(list(SPATIAL))], i)
+        else:
+            layer = {"conv": _convolution, "dense": _dense, "norm": _scale}[kind]
+            append(layer(random, rng, values[i].shape[-1]), i)
     head = rng.normal(size=(values[-1].size, 3)).astype(np.float32) / np.sqrt(values[-1].size)
 
     def f(x):
@@ -67,25 +66,26 @@ def random_graph(seed):
             made.append(fn(*(made[i] for i in taken)))
         return made[-1].ravel() @ head
 
-    return f, shape, float(10 ** rng.uniform(-3, -0.3))
+    return f, jnp.asarray(rng.normal(size=shape), jnp.float32), 10 ** random.uniform(-3, -0.3)
 
 
-def _convolution(rng, channels):
-    groups = channels if rng.random() < 0.3 else 1
-    kernel = rng.normal(size=(3, 3, channels // groups, groups * int(rng.integers(1, 3)))).astype(np.float32) / 3
-    stride, padding = int(rng.integers(1, 3)), str(rng.choice(["SAME", "VALID"]))
+def _convolution(random, rng, channels):
+    groups = channels if random.random() < 0.3 else 1
+    kernel = rng.normal(size=(3, 3, channels // groups, groups * random.randint(1, 2))).astype(np.float32) / 3
+    stride, padding = random.randint(1, 2), random.choice(["SAME", "VALID"])
     return lambda a: lax.conv_general_dilated(
         a, kernel, (stride, stride), padding, feature_group_count=groups, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
-def _dense(rng, channels):
-    kernel = rng.normal(size=(channels, int(rng.integers(1, 5)))).astype(np.float32)
+def _dense(random, rng, channels):
+    kernel = rng.normal(size=(channels, random.randint(1, 4))).astype(np.float32)
     bias = rng.normal(size=(1, 1, 1, kernel.shape[1])).astype(np.float32)
     return lambda a: a @ kernel + bias
 
 
-def _scale(rng, channels):
+def _scale(random, rng, channels):
+    del random
     mean, scale, bias = rng.normal(size=(3, 1, 1, 1, channels)).astype(np.float32)
     return lambda a: (a - mean) * (lax.rsqrt(np.square(mean) + 0.1) * scale) + bias
 
