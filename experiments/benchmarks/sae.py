@@ -12,8 +12,8 @@ Command:  python experiments/benchmarks/sae.py [--smoke] [--batch 1024]
           Without Overcomplete (`pip install overcomplete`), only our line is printed.
 Hardware: 2 CPU cores, idle.
 Time:     one minute; --smoke a few seconds.
-Expected: 339 ms a step against Overcomplete's 944 ms: 2.8 times as fast, with the same loss to six digits. jax 0.10.1,
-          torch 2.13, Overcomplete 0.3.0, on a machine that was not wholly idle.
+Expected: 168 ms a step against Overcomplete's 304 ms: 1.8 times as fast, with the same loss to six digits. jax 0.10.1,
+          torch 2.13, Overcomplete 0.3.0, idle.
 """
 
 import time
