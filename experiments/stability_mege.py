@@ -290,8 +290,8 @@ def main(config: Config) -> dict[str, Any]:
     """Print the tables, write them, and return them."""
     if config.smoke:
         config = replace(
-            config, methods=("saliency", "grad_cam"), folds=3, repeats=1, images=60, explained=60, steps=8, batch=16, masks=16,
-            bootstraps=20, timed_steps=8,
+            config, methods=("saliency", "grad_cam"), folds=3, repeats=1, images=60, explained=60, steps=8, batch=16,
+            masks=16, bootstraps=20, timed_steps=8,
         )  # fmt: skip
     begin = time.perf_counter()
     images, labels = (jnp.asarray(a[: config.images]) for a in digits())

@@ -13,8 +13,8 @@ Hardware: 2 CPU cores.
 Time:     3 minutes, and one more with auto_LiRPA; --smoke half a minute.
 Expected: the table of the README. Targets: IBP <= 3 (missed by three dense layers, 2.4 to 3.7, and EfficientNet-Lite0,
           3.7), EVA <= 3 (1.5 to 1.9), margins <= 10 (2.6 to 9.7; missed by ResNet-18 at 64 x 64, 18.6), full CROWN
-          compiled in less than 60 s (13 s). auto_LiRPA 0.7.1 takes 2.6 to 4.3 times as long for IBP and 1.5 to 3.8 times
-          for CROWN-IBP of mlp, cnn and residual, with bounds within 5e-7. jax 0.10.1, idle.
+          compiled in less than 60 s (13 s). auto_LiRPA 0.7.1 takes 2.6 to 4.3 times as long for IBP, 1.5 to 3.8 for
+          CROWN-IBP of mlp, cnn and residual, with bounds within 5e-7. jax 0.10.1, idle.
 """
 
 import os

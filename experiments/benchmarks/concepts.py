@@ -10,8 +10,8 @@ EfficientNet-Lite0 with its ImageNet weights, cut before its last mean over posi
 Command:  python experiments/benchmarks/concepts.py [--smoke]
 Hardware: 2 CPU cores.
 Time:     2 minutes; --smoke one.
-Expected: (a) 4.6 ms in closed form, 26 s by sampling; (b) 0.40 backward passes for each map (target 3): all come from one
-          forward pass, and several are pulled back at once. jax 0.10.1, idle.
+Expected: (a) 4.6 ms in closed form, 26 s by sampling; (b) 0.40 backward passes for each map (target 3): all come from
+          one forward pass, and several are pulled back at once. jax 0.10.1, idle.
 """
 
 import time

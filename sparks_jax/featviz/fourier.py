@@ -9,7 +9,7 @@ from sparks_jax.featviz.ascent import Ascent, View, Visualization, ascent, climb
 from sparks_jax.featviz.augment import chain, lucid_transforms, resized
 from sparks_jax.featviz.maco import check_canvas
 from sparks_jax.featviz.parametrize import Canvas, coefficients
-from sparks_jax.featviz.pixel_range import Range, check_range, check_size
+from sparks_jax.featviz.pixel_range import Range, check_size
 from sparks_jax.fourier import IMAGENET_COLOURS, Colours
 from sparks_jax.types import Score
 
@@ -62,7 +62,7 @@ def fourier(
         Olah et al. 2017, Feature visualization, Distill.
     """
     canvas = coefficients(size, values_range=values_range, decay=decay, colours=colours)
-    return visualize(f, canvas, key=key, size=size, values_range=values_range, num_steps=num_steps, **options)
+    return visualize(f, canvas, key=key, num_steps=num_steps, **options)
 
 
 def visualize(
@@ -70,8 +70,6 @@ def visualize(
     canvas: Canvas,
     *,
     key: PRNGKeyArray,
-    size: int | tuple[int, int],
-    values_range: Range | None = None,
     num_steps: int = 256,
     **options: Any,
 ) -> Visualization:
@@ -85,8 +83,6 @@ def visualize(
         f: The score, of an image of `input_size`.
         canvas: $I_\theta$: `parametrize.pixels`, `pyramid`, `coefficients`, `phases`, `photograph`, or your own.
         key: Of the start and of the views.
-        size: Side, or height and width, of the canvas in pixels.
-        values_range: Least and greatest pixel that the model takes.
         num_steps: Steps.
         **options: Of `visualize_ascent`.
 
@@ -95,16 +91,14 @@ def visualize(
 
     Example:
         >>> from sparks_jax.featviz.parametrize import pixels
-        >>> span = (0, 1)
-        >>> grey = pixels(8, values_range=span, colours=np.eye(1))
-        >>> seen = visualize(lambda x: x.mean(), grey, key=jax.random.key(0), size=8, values_range=span, num_steps=4)
-        >>> seen.image.shape
+        >>> grey = pixels(8, values_range=(0, 1), colours=np.eye(1))
+        >>> visualize(lambda x: x.mean(), grey, key=jax.random.key(0), num_steps=4).image.shape
         (8, 8, 1)
 
     Reference:
         Olah et al. 2017, Feature visualization, Distill.
     """
-    run = visualize_ascent(f, canvas, size=size, values_range=values_range, num_steps=num_steps, **options)
+    run = visualize_ascent(f, canvas, num_steps=num_steps, **options)
     return climb(run, num_steps, key=key, who="visualize")
 
 
@@ -112,8 +106,6 @@ def visualize_ascent(
     f: Score,
     canvas: Canvas,
     *,
-    size: int | tuple[int, int],
-    values_range: Range | None = None,
     input_size: int | tuple[int, int] | None = None,
     transforms: View | None = None,
     num_steps: int = 256,
@@ -133,8 +125,6 @@ def visualize_ascent(
     Args:
         f: As in `visualize`; of `(num_images h w c)` if there are several images.
         canvas: As in `visualize`.
-        size: As in `visualize`.
-        values_range: As in `visualize`.
         input_size: Side, or height and width, of the images that the score takes; None for the canvas.
         transforms: A view of `augment`; None for Lucid's, and `augment.chain()` for none. The outcome is resized.
         num_steps: Steps of the whole.
@@ -150,19 +140,17 @@ def visualize_ascent(
 
     Example:
         >>> from sparks_jax.featviz.parametrize import pyramid
-        >>> span = (0, 1)
-        >>> run = visualize_ascent(lambda x: x.mean(), pyramid(8, values_range=span), size=8, values_range=span)
+        >>> run = visualize_ascent(lambda x: x.mean(), pyramid(8, values_range=(0, 1)))
         >>> run.init(jax.random.key(0)).step.item()
         0
 
     Reference:
         Olah et al. 2017, Feature visualization, Distill.
     """
-    low, high = check_range(values_range, "visualize")
-    size = check_size(size, "visualize")
-    shown = size if input_size is None else check_size(input_size, "visualize")
-    check_canvas(size, shown, "visualize")
-    views = lucid_transforms(min(size), grey=(low + high) / 2) if transforms is None else transforms
+    shown = canvas.size if input_size is None else check_size(input_size, "visualize")
+    check_canvas(canvas.size, shown, "visualize")
+    grey = sum(canvas.values_range) / 2
+    views = lucid_transforms(min(canvas.size), grey=grey) if transforms is None else transforms
     return ascent(
         f,
         canvas,

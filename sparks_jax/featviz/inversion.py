@@ -72,8 +72,7 @@ def accentuate(
     seen = as_pytree((lambda batch: batch) if features is None else features)
     penalty = Partial(_distance, seen, seen(x[None])[0], strength)
     canvas = photograph(x, values_range=values_range, decay=decay, colours=colours)
-    options = dict(size=(x.shape[0], x.shape[1]), num_steps=num_steps, penalty=penalty) | options
-    return visualize(f, canvas, key=key, values_range=values_range, **options)
+    return visualize(f, canvas, key=key, num_steps=num_steps, penalty=penalty, **options)
 
 
 @for_images

@@ -139,12 +139,11 @@ def maco_ascent(
         Fel et al. 2023, arXiv:2306.06805.
     """
     low, high = check_range(values_range, "maco")
-    canvas = phases(spectrum, size=size, values_range=(low, high))
-    size = spectrum.size if size is None else check_size(size, "maco")
-    shown = size if input_size is None else check_size(input_size, "maco")
-    check_canvas(size, shown, "maco")
+    canvas = phases(spectrum, size=None if size is None else check_size(size, "maco"), values_range=(low, high))
+    shown = canvas.size if input_size is None else check_size(input_size, "maco")
+    check_canvas(canvas.size, shown, "maco")
     rate: Any = learning_rate if callable(learning_rate) else optax.cosine_decay_schedule(learning_rate, num_steps)
-    crops = random_crops(size, shown, sides=sides, side_spread=side_spread, centre_spread=centre_spread)
+    crops = random_crops(canvas.size, shown, sides=sides, side_spread=side_spread, centre_spread=centre_spread)
     return ascent(
         f,
         canvas,

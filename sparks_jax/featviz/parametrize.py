@@ -27,10 +27,14 @@ class Canvas(NamedTuple):
     Attributes:
         init: From a key to parameters, any pytree.
         render: From parameters to an image `(h w c)` in the range of pixels.
+        size: Height and width of the image.
+        values_range: Least and greatest pixel.
     """
 
     init: Callable[[PRNGKeyArray], Any]
     render: Callable[[Any], Array]
+    size: tuple[int, int]
+    values_range: Range
 
 
 def phases(
@@ -78,7 +82,7 @@ def phases(
         x = spectrum.mean[None, None] + fourier.phase_to_image(half, phase, spectrum.size)
         return to_pixels(x, span, spectrum.colours)
 
-    return Canvas(init, render)
+    return Canvas(init, render, spectrum.size, span)
 
 
 def coefficients(
@@ -120,7 +124,7 @@ def coefficients(
     def render(z: Float[Array, "2 h w_half c"]) -> Image:
         return to_pixels(fourier.image(jax.lax.complex(*(scale[None] * z)), size), span, colours)
 
-    return Canvas(init, render)
+    return Canvas(init, render, size, span)
 
 
 def pixels(
@@ -153,7 +157,7 @@ def pixels(
     """
     span, size = check_range(values_range, "pixels"), check_size(size, "pixels")
     init = lambda key: deviation * jax.random.normal(key, (*size, len(colours)))
-    return Canvas(init, lambda x: to_pixels(x, span, colours))
+    return Canvas(init, lambda x: to_pixels(x, span, colours), size, span)
 
 
 def pyramid(
@@ -198,7 +202,7 @@ def pyramid(
         enlarged = [jax.image.resize(x, (*size, x.shape[2]), "linear", antialias=False) for x in layers]
         return to_pixels(sum(enlarged[1:], enlarged[0]), span, colours)
 
-    return Canvas(init, render)
+    return Canvas(init, render, size, span)
 
 
 @for_images
@@ -233,8 +237,8 @@ def photograph(
     if not isinstance(x, Tracer) and not span[0] <= float(x.min()) <= float(x.max()) <= span[1]:
         raise ValueError(f"photograph: x has pixels from {float(x.min())} to {float(x.max())}, values_range is {span}")
     start = fourier.spectrum(from_pixels(x, span, colours)) / fourier.natural_envelope(size, decay=decay)[..., None]
-    init = lambda key: jnp.stack([start.real, start.imag])
-    return Canvas(init, coefficients(size, values_range=span, decay=decay, colours=colours).render)
+    free = coefficients(size, values_range=span, decay=decay, colours=colours)
+    return free._replace(init=lambda key: jnp.stack([start.real, start.imag]))
 
 
 def several(canvas: Canvas, num_images: int) -> Canvas:
@@ -252,6 +256,5 @@ def several(canvas: Canvas, num_images: int) -> Canvas:
     Reference:
         Olah et al. 2017, Feature visualization, Distill (diversity).
     """
-    return Canvas(
-        lambda key: jax.vmap(canvas.init)(jax.random.split(key, num_images)), lambda many: jax.vmap(canvas.render)(many)
-    )
+    init = lambda key: jax.vmap(canvas.init)(jax.random.split(key, num_images))
+    return canvas._replace(init=init, render=lambda many: jax.vmap(canvas.render)(many))
