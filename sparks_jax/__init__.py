@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sparks_jax.jobs.evaluate import evaluate as evaluate
     from sparks_jax.jobs.explain import explain as explain
     from sparks_jax.jobs.measure import measure as measure
+    from sparks_jax.jobs.visualize import visualize as visualize
 
 __version__ = "0.1.0.dev0"
 
@@ -37,7 +38,7 @@ _AREAS = {
     *("attribution", "concepts", "data", "designs", "featviz", "fourier", "images", "jobs", "linalg", "metrics"),
     *("models", "scores", "segments", "sensitivity", "stream", "types", "verify", "viz"),
 }
-_JOBS = {"evaluate", "explain", "measure"}
+_JOBS = {"evaluate", "explain", "measure", "visualize"}
 
 
 def __getattr__(name: str) -> Any:
