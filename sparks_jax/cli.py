@@ -1,4 +1,4 @@
-"""The command line: `sparks explain`, `sparks evaluate`, `sparks methods` and `sparks metrics`.
+"""The command line: `sparks explain`, `evaluate`, `visualize`, `methods` and `metrics`.
 
 Everything heavy is imported by the command that needs it, so that `sparks --help` answers at once.
 """
@@ -44,6 +44,19 @@ picture). Nothing that is there already from the same network, pictures and seed
 """
 
 
+VISUALIZE_EXAMPLES = """\
+examples:
+  sparks visualize                                 four classes of the network
+  sparks visualize monarch "tiger shark" 292       these, by name or number
+  sparks visualize tiger --model squeezenet --steps 256 --crops 16
+  sparks visualize tiger --spectrum holiday/       with the magnitudes of your photographs
+  sparks visualize 3 --model my_network.py:make --classes names.txt
+
+The result is one page, sparks-visualizations/report.html; beside it lie the pictures as PNG, the arrays
+(visualizations.npz) and a record (run.json). Ctrl-C keeps what there is.
+"""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -76,11 +89,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse, with pictures allowed before, between and after the options."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    takes_pictures = options.command in (_explain, _evaluate)
-    if unknown := [word for word in rest if word.startswith("-") or not takes_pictures]:
+    taken = {_explain: "images", _evaluate: "images", _visualize: "wanted"}.get(options.command)
+    if unknown := [word for word in rest if word.startswith("-") or taken is None]:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    if rest:
-        options.images += rest
+    if taken is not None:
+        getattr(options, taken).extend(rest)
     return options
 
 
@@ -102,6 +115,14 @@ def _evaluate(options: argparse.Namespace) -> int:
     from sparks_jax.jobs.run_evaluate import Settings, run
 
     return run(Settings(**{name: getattr(options, name) for name in Settings._fields}), say=_say)
+
+
+def _visualize(options: argparse.Namespace) -> int:
+    gc.set_threshold(100_000, 20, 50)
+    from sparks_jax.jobs.run_visualize import Settings, run
+
+    given: dict[str, Any] = {name: getattr(options, name) for name in Settings._fields}
+    return run(Settings(**given), say=_say)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -157,11 +178,35 @@ def _parser() -> argparse.ArgumentParser:
         "replace an evaluation of other pictures, another network or another seed in that folder",
     )
     evaluate.set_defaults(command=_evaluate)
+    _add_visualize(commands)
     methods = commands.add_parser("methods", help="list the attribution methods and what they cost")
     methods.set_defaults(command=_methods, traceback=True)
     metrics = commands.add_parser("metrics", help="list the metrics, their direction and what they ask")
     metrics.set_defaults(command=_metrics, traceback=True)
     return parser
+
+
+def _add_visualize(commands: Any) -> None:
+    visualize = commands.add_parser(
+        "visualize",
+        help="make images of what a network looks for (MACO)",
+        description="Make images that raise the score of a class, and write one page about them.",
+        epilog=VISUALIZE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="sparks visualize [CLASS ...] [options]",
+    )
+    add = visualize.add_argument
+    add("wanted", nargs="*", metavar="CLASS", help="classes, by name or number; none: four that come out well")
+    _add_network(add)
+    add("--method", choices=("maco", "fourier"), default="maco", help="maco (the default): phases only, the magnitudes "
+        "of natural images; fourier: free coefficients")  # fmt: skip
+    add("--steps", type=_positive, default=128, metavar="N", help="steps for each class (128)")
+    add("--crops", type=_positive, default=8, metavar="N", help="crops at each step (8)")
+    add("--canvas", type=_positive, metavar="N", help="side of the images (a seventh more than the network's)")
+    add("--spectrum", metavar="FILE", help="folder of photographs, or .npy, whose magnitudes MACO keeps (a formula)")
+    add("--top", type=_positive, default=5, metavar="N", help="predictions shown for each image (5)")
+    _add_how(add, Path("sparks-visualizations"), "replace the results of an earlier run in that folder")
+    visualize.set_defaults(command=_visualize)
 
 
 def _add_what(add: Any) -> None:
@@ -171,6 +216,17 @@ def _add_what(add: Any) -> None:
         metavar="PICTURE",
         help="picture files, and folders of them; none: the photographs that scikit-image and scikit-learn ship",
     )
+    _add_network(add)
+    add(
+        "--labels",
+        type=_names,
+        default=(),
+        metavar="A,B",
+        help="class to explain, by number or name: one for all pictures or one for each (the predicted class)",
+    )
+
+
+def _add_network(add: Any) -> None:
     add(
         "--model",
         default="efficientnet_lite0",
@@ -182,13 +238,6 @@ def _add_what(add: Any) -> None:
     add("--weights", metavar="FILE", help="weights of a ResNet from torchvision or timm (.pth, .safetensors)")
     add("--classes", metavar="FILE", help="names of the classes, one per line")
     add("--size", type=_positive, metavar="N", help="side of the network's images in pixels (the network's own)")
-    add(
-        "--labels",
-        type=_names,
-        default=(),
-        metavar="A,B",
-        help="class to explain, by number or name: one for all pictures or one for each (the predicted class)",
-    )
 
 
 def _add_methods(add: Any, default: tuple[str, ...]) -> None:

@@ -24,6 +24,7 @@ from sparks_jax.featviz.crops import crop as crop
 from sparks_jax.featviz.crops import random_box as random_box
 from sparks_jax.featviz.crops import random_crops as random_crops
 from sparks_jax.featviz.evaluate import class_rank as class_rank
+from sparks_jax.featviz.evaluate import fitted as fitted
 from sparks_jax.featviz.evaluate import plausibility as plausibility
 from sparks_jax.featviz.evaluate import seed_similarity as seed_similarity
 from sparks_jax.featviz.evaluate import share_below as share_below

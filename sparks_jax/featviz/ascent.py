@@ -253,7 +253,7 @@ def check_history(history: Float[Any, "..."], who: str) -> None:
     raise ValueError(f"{who}: the objective is {value} from step {step} on; {advice}")
 
 
-def opacity(transparency: Float[Array, "h w"], *, percentile: float = 80.0) -> Float[Array, "h w"]:
+def opacity(transparency: Float[Any, "h w"], *, percentile: float = 80.0) -> Float[Array, "h w"]:
     r"""The transparency as an alpha channel in [0, 1].
 
     $\min(\alpha, q_p(\alpha)) / q_p(\alpha)$

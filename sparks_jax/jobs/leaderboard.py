@@ -2,12 +2,11 @@
 
 import html
 from collections.abc import Mapping
-from pathlib import Path
-from string import Template
 
 import numpy as np
 
 from sparks_jax.jobs.chart import chart, key, round_ticks
+from sparks_jax.jobs.markup import count, fill
 from sparks_jax.jobs.table import LEVEL, Interval, Table, arrow, show
 
 AXES = {"deletion": "pixels removed", "insertion": "pixels put back"}
@@ -21,11 +20,9 @@ def page(table: Table, means: Mapping[str, str], title: str = "How faithful are 
         means: What each metric asks, by name.
         title: Its heading.
     """
-    here = Path(__file__).parent
-    return Template((here / "report.html").read_text(encoding="utf-8")).substitute(
+    return fill(
         version=table.about["versions"]["sparks_jax"],
         brand="sparks evaluate",
-        style=(here / "report.css").read_text(encoding="utf-8"),
         title=html.escape(title),
         lead=_lead(table),
         notes="".join(f'<p class="note" role="note">{html.escape(note)}.</p>\n' for note in _notes(table)),
@@ -38,7 +35,7 @@ def page(table: Table, means: Mapping[str, str], title: str = "How faithful are 
 
 def _lead(table: Table) -> str:
     parts = (len(table.makings), "method"), (len(table.metrics), "metric"), (table.about["images"], "image")
-    methods, metrics, images = (f"{number} {noun}{'' if number == 1 else 's'}" for number, noun in parts)
+    methods, metrics, images = (count(*part) for part in parts)
     return (
         f"{methods} × {metrics} over {images}. Bold: no other method is clearly better, when the two are compared "
         "image by image."

@@ -1,10 +1,7 @@
 """The page of a run: one HTML file that holds everything it shows and asks nothing of the network."""
 
-import base64
 import html
 from collections.abc import Iterable, Mapping
-from pathlib import Path
-from string import Template
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,9 +10,9 @@ from sparks_jax import viz
 from sparks_jax.jobs import concept_page
 from sparks_jax.jobs.chart import chart, key, round_ticks
 from sparks_jax.jobs.concepts import Seen
+from sparks_jax.jobs.markup import count, fill, picture, predictions, short
 from sparks_jax.jobs.methods import Method
 from sparks_jax.jobs.network import Network
-from sparks_jax.jobs.outputs import encode
 from sparks_jax.jobs.pictures import Picture, enlarge
 from sparks_jax.metrics import Curve
 
@@ -103,11 +100,10 @@ class Summary(NamedTuple):
 
 def page(run: Summary) -> str:
     """The whole page as text."""
-    here, shown = Path(__file__).parent, run.results[:PAGE_PICTURES]
-    return Template((here / "report.html").read_text(encoding="utf-8")).substitute(
+    shown = run.results[:PAGE_PICTURES]
+    return fill(
         version=run.versions["sparks_jax"],
         brand="sparks explain",
-        style=(here / "report.css").read_text(encoding="utf-8"),
         title=f"Where {html.escape(run.network.name)} looks",
         lead=_lead(run),
         notes="".join(f'<p class="note" role="note">{note}</p>\n' for note in _notes(run)),
@@ -121,7 +117,7 @@ def page(run: Summary) -> str:
 def _lead(run: Summary) -> str:
     titles = [html.escape(method.title) for method in run.ran().values()]
     return (
-        f"{_count(len(run.results), 'picture')} explained by {_and(titles)} in {run.total:.0f} seconds. "
+        f"{count(len(run.results), 'picture')} explained by {_and(titles)} in {run.total:.0f} seconds. "
         "Brighter places mattered more to the network’s answer."
     )
 
@@ -149,9 +145,9 @@ def _contents(results: list[Result]) -> str:
 
 
 def _section(run: Summary, result: Result) -> str:
-    source, label = result.picture.source, _short(run.network.classes[result.label])
+    source, label = result.picture.source, short(run.network.classes[result.label])
     title, why = html.escape(source.title), html.escape(label)
-    photo = _image(result.picture.view, f"{source.title}, as the network sees it")
+    photo = picture(result.picture.view, f"{source.title}, as the network sees it")
     panels = "".join(
         _panel(run.methods[name], panel, result.picture, f"{source.title}, {label}")
         for name, panel in result.panels.items()
@@ -161,25 +157,12 @@ def _section(run: Summary, result: Result) -> str:
 <p>Every map answers: why <strong>{why}</strong>?</p>
 <div class="seen">
 <figure>{photo}</figure>
-<div><h3>What the network sees</h3>{_predictions(run, result)}</div>
+<div><h3>What the network sees</h3>{predictions(result.probabilities, result.label, run.network.classes, run.top)}</div>
 </div>
 {f'<div class="panels">{panels}</div>' if panels else ""}
 {_measured(run, result)}
 {_concepts(run, result)}
 </section>"""
-
-
-def _predictions(run: Summary, result: Result) -> str:
-    best = [int(index) for index in np.argsort(-result.probabilities, kind="stable")[: run.top]]
-    rows = ""
-    for index in best if result.label in best else [*best, result.label]:
-        share = f"{100 * float(result.probabilities[index]):.1f}%"
-        explained = ' class="explained"' if index == result.label else ""
-        rows += (
-            f'<li{explained}><i class="bar" style="width:{share}"></i>'
-            f"<span>{html.escape(run.network.classes[index])}</span><span>{share}</span></li>"
-        )
-    return f'<ol class="top" aria-label="Predictions">{rows}</ol>'
 
 
 def _panel(method: Method, panel: Panel, picture: Picture, of: str) -> str:
@@ -208,7 +191,7 @@ def _figure(pixels: Any, alt: str, colours: np.ndarray, ends: Iterable[str]) -> 
     stops = ", ".join(_hex(colour) for colour in colours[np.linspace(0, len(colours) - 1, 17).astype(int)])
     labels = "".join(f"<span>{end}</span>" for end in ends)
     return (
-        f'<figure>{_image(pixels, alt)}<div class="scale" style="background:linear-gradient(90deg, {stops})">'
+        f'<figure>{picture(pixels, alt)}<div class="scale" style="background:linear-gradient(90deg, {stops})">'
         f'</div><div class="ends">{labels}</div></figure>'
     )
 
@@ -216,7 +199,7 @@ def _figure(pixels: Any, alt: str, colours: np.ndarray, ends: Iterable[str]) -> 
 def _concepts(run: Summary, result: Result) -> str:
     if result.seen is None:
         return ""
-    return concept_page.section(result.seen, result.picture, _short(run.network.classes[result.label]), _image)
+    return concept_page.section(result.seen, result.picture, short(run.network.classes[result.label]), picture)
 
 
 def _measured(run: Summary, result: Result) -> str:
@@ -272,7 +255,7 @@ def _comparison(run: Summary) -> str:
     }
     seconds = {name: f"{run.seconds[name]:.1f}" for name in titles}
     return f"""<section class="card" aria-label="The methods compared"><h2>The methods compared</h2>
-<p>Mean areas over {_count(len(run.results), "picture")}; seconds for all of them, compilation included.</p>
+<p>Mean areas over {count(len(run.results), "picture")}; seconds for all of them, compilation included.</p>
 {_table(titles, areas, {"Passes per picture": passes, "Seconds": seconds})}</section>"""
 
 
@@ -290,13 +273,6 @@ def _footer(run: Summary) -> str:
 # --- words and numbers ------------------------------------------------------------------------------------
 
 
-def _image(pixels: Any, alt: str) -> str:
-    data = base64.b64encode(encode(pixels, "JPEG", quality=84)).decode()
-    height, width = np.shape(pixels)[:2]
-    source = f"data:image/jpeg;base64,{data}"
-    return f'<img src="{source}" width="{width}" height="{height}" alt="{html.escape(alt)}">'
-
-
 def _where(importance: np.ndarray) -> str:
     """Where a map is strongest, for who does not see it: the third of each side that its weight balances in."""
     weights = np.nan_to_num(importance, nan=0.0, posinf=0.0, neginf=0.0)
@@ -309,20 +285,12 @@ def _where(importance: np.ndarray) -> str:
     return "in the centre" if (row, column) == ("middle", "centre") else f"at the {row} {column}"
 
 
-def _short(name: str) -> str:
-    return name.partition(",")[0]
-
-
 def _number(value: float) -> str:
     return f"{value:.2g}".replace("-", "−")
 
 
 def _hex(colour: np.ndarray) -> str:
     return "#" + "".join(f"{round(255 * float(c)):02x}" for c in colour)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _and(words: list[str]) -> str:
