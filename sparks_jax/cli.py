@@ -24,6 +24,7 @@ examples:
   sparks explain cat.jpg --labels "Egyptian cat"   why (or why not) this class
   sparks explain cat.jpg --concepts                what the network saw, too
   sparks explain cat.jpg --data cats/              what it saw that other cats have
+  sparks explain cat.jpg --visualize               and what these concepts look like to it
   sparks explain cat.jpg --model resnet50 --weights resnet50.pth
   sparks explain cat.jpg --model my_network.py:make --classes names.txt
 
@@ -153,6 +154,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="images to find the concepts in, those that the network takes for the class; it implies --concepts "
         "(without it: crops of each picture)",
+    )
+    explain.add_argument(
+        "--visualize",
+        action="store_true",
+        help="make an image of what each concept looks like, too (MACO, a minute or so each); it implies --concepts",
     )
     explain.set_defaults(command=_explain)
     evaluate = commands.add_parser(

@@ -286,6 +286,17 @@ def test_concepts_on_the_page(photo, folder, capsys):
     assert "broken.png" in capsys.readouterr().err
 
 
+def test_what_concepts_look_like_is_on_the_page(photo):
+    """Two steps from noise: a picture of each, transparent where the score did not look."""
+    arguments = [*photo, "--model", "tests.test_concept_report:colours", "--out", "out", "--visualize", "--smoke"]
+    assert main(arguments) == 0
+    page = Path("out/report.html").read_text()
+    assert page.count("data:image/png") == 3
+    assert "made from noise" in page
+    with Image.open("out/pictures/photo/concept_1_made.png") as made:
+        assert (made.mode, made.size) == ("RGBA", (18, 18))  # a seventh more than 16
+
+
 def test_a_network_without_halves_keeps_its_maps(photo, capsys):
     assert main([*photo, "--model", "tests.test_concept_report:whole", "--out", "out", "--concepts"]) == 0
     page = Path("out/report.html").read_text()

@@ -12,7 +12,7 @@ from sparks_jax.jobs.pictures import Picture, enlarge
 
 WIDTH, HEIGHT = 320, 34  # of a bar, in the units of its drawing
 LIMIT = 1.96  # standard errors on each side of a mean: 95 %
-Draw = Callable[[Any, str], str]
+Draw = Callable[..., str]
 
 
 def section(seen: Seen, picture: Picture, label: str, draw: Draw) -> str:
@@ -22,7 +22,7 @@ def section(seen: Seen, picture: Picture, label: str, draw: Draw) -> str:
         seen: From `concepts.look`.
         picture: The picture.
         label: The class, as it is called.
-        draw: From pixels and words for those who do not see them to an `img`.
+        draw: From pixels, words for those who do not see them, and a kind of file, to an `img`.
     """
     low, high = _range(seen)
     rows = "".join(_row(seen, picture, place, (low, high), draw) for place in range(min(SHOWN, len(seen.values))))
@@ -67,6 +67,10 @@ def _legend(seen: Seen) -> str:
         parts.append("dots: the mean over the images of the class, with its interval of 95 %")
     if len(seen.values) > SHOWN:
         parts.append(f"{len(seen.values) - SHOWN} further concepts matter less and lie in maps.npz")
+    if len(seen.pictured):
+        parts.append(
+            "the last picture of each was made from noise, so that the network finds much of the concept in it"
+        )
     if seen.dead:
         parts.append(f"{seen.dead} of them {'are' if seen.dead > 1 else 'is'} dead: no crop has any of it")
     return "; ".join(parts) + "."
@@ -77,9 +81,12 @@ def _row(seen: Seen, picture: Picture, place: int, ends: tuple[float, float], dr
     where = draw(viz.overlay(picture.view, enlarge(seen.maps[place], side)), f"Where concept {place + 1} is")
     crops = "".join(draw(pixels, f"Example {i + 1} of {name}") for i, pixels in enumerate(seen.examples[place]))
     empty = "" if seen.examples[place] else "<p>No crop has any of it.</p>"
+    if place < len(seen.pictured):
+        crops += draw(seen.pictured[place], f"What has most of {name}, made from noise", "PNG")
+    kind = "crops made" if len(seen.pictured) else "crops"
     return (
         f"<li><figure>{where}</figure><div><h4>{name}<span>{_number(seen.values[place], sign=True)}</span></h4>"
-        f'{_bar(seen, place, ends)}<div class="crops">{crops}{empty}</div></div></li>'
+        f'{_bar(seen, place, ends)}<div class="{kind}">{crops}{empty}</div></div></li>'
     )
 
 

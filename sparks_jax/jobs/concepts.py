@@ -4,7 +4,7 @@ Concepts are fitted on images that the network takes for the class, from a folde
 the picture itself, whose parts they then are.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,6 +73,7 @@ class Seen(NamedTuple):
         own: As in `Fitted`.
         method: As in `Fitted`.
         note: As in `Fitted`.
+        pictured: What the first concepts look like, made from noise; none unless asked for.
     """
 
     values: np.ndarray
@@ -90,6 +91,7 @@ class Seen(NamedTuple):
     own: bool
     method: str
     note: str
+    pictured: Sequence[np.ndarray] = ()
 
 
 class Pool(NamedTuple):

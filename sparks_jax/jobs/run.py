@@ -6,7 +6,7 @@ an interruption or a failure still writes what was finished: it costs only the b
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from sparks_jax import images, metrics, viz
 from sparks_jax.jobs import concepts, outputs
 from sparks_jax.jobs.batches import default_chunk
 from sparks_jax.jobs.bounds import check_bounds
+from sparks_jax.jobs.concept_pictures import concept_pictures
 from sparks_jax.jobs.explain import count_evaluations, explain
 from sparks_jax.jobs.measure import measure
 from sparks_jax.jobs.methods import DEFAULT, Method, choose, contributions, importance
@@ -57,6 +58,7 @@ class Settings(NamedTuple):
         concepts: Whether the page says what the network saw.
         data: Folder of images that concepts are fitted on, those that the network takes for the class; it implies
             `concepts`.
+        visualize: Whether concepts are also pictured by feature visualization; it implies `concepts`.
         quiet: No progress bar.
     """
 
@@ -75,6 +77,7 @@ class Settings(NamedTuple):
     top: int = 5
     concepts: bool = False
     data: str | None = None
+    visualize: bool = False
     quiet: bool = False
 
 
@@ -101,7 +104,7 @@ def run(settings: Settings, *, say: Say, started: float | None = None) -> int:
     network = load_network(settings.model, weights=settings.weights, classes=settings.classes, size=settings.size)
     labels = labels_asked(settings.labels, network, len(sources))
     summary = _begin(settings, network, methods, len(sources))
-    saw = _concepts_of(settings, network, summary) if settings.concepts or settings.data else None
+    saw = _concepts_of(settings, network, summary) if settings.concepts or settings.data or settings.visualize else None
     files: list[str] = []
     try:
         with _progress(len(sources) * (len(methods) + (saw is not None)), settings.quiet) as tick:
@@ -238,17 +241,22 @@ def _concepts_of(settings: Settings, network: Network, summary: Summary) -> Call
         return None
     pool = concepts.read_pool(settings.data, network, SMOKE_DATA if settings.smoke else None)
     summary.errors.update({f"a picture of {settings.data}": why for why in (pool.unreadable if pool else ())})
-    chunk = settings.chunk or default_chunk()
-    fitted: dict[int, concepts.Fitted] = {}
+    common: dict[str, Any] = dict(key=jax.random.key(settings.seed), smoke=settings.smoke)
+    common["chunk"] = chunk = settings.chunk or default_chunk()
+    known: dict[int, tuple[concepts.Fitted, Sequence[np.ndarray]]] = {}
+
+    def fitted(result: Result) -> tuple[concepts.Fitted, Sequence[np.ndarray]]:
+        found = concepts.fit(network, result.label, result.picture, pool, **common)
+        if not settings.visualize:
+            return found, ()
+        return found, concept_pictures(network, found.concepts.dictionary, concepts.SHOWN, **common)
 
     def saw(result: Result) -> concepts.Seen:
-        label, key = result.label, jax.random.key(settings.seed)
-        found = fitted.get(label) or concepts.fit(
-            network, label, result.picture, pool, key=key, chunk=chunk, smoke=settings.smoke
-        )
+        found, pictured = known.get(result.label) or fitted(result)
         if not found.own:
-            fitted[label] = found
-        return concepts.look(network, label, result.picture, found, chunk=chunk)
+            known[result.label] = found, pictured
+        seen = concepts.look(network, result.label, result.picture, found, chunk=chunk)
+        return seen._replace(pictured=pictured)
 
     return saw
 
@@ -319,6 +327,8 @@ def _write_pictures(folder: Path, results: list[Result]) -> list[str]:
                 pictures[f"{place}/{name}_signed.png"] = signed
         for i, where in enumerate(result.seen.maps if result.seen else ()):
             pictures[f"{place}/concept_{i + 1}.png"] = viz.overlay(view, enlarge(where, len(view)))
+        for i, pictured in enumerate(result.seen.pictured if result.seen else ()):
+            pictures[f"{place}/concept_{i + 1}_made.png"] = pictured
     for name, pixels in pictures.items():
         outputs.write(folder / name, outputs.encode(pixels, "PNG"))
     return list(pictures)
