@@ -9,10 +9,10 @@ network on batches five times as large, in turns in the same process.
 Command:  python experiments/stability_mege.py [--smoke] [--out FOLDER] [--repeats 5]
 Hardware: 2 CPU cores.
 Time:     24 minutes on a busy machine; --smoke half a minute.
-Expected: MeGe of normalised networks is higher by every method, by 0.034 [0.031, 0.037] for saliency, 0.009 [0.007, 0.011]
-          for Grad-CAM, 0.036 [0.026, 0.046] for RISE; ReCo is clearly higher for saliency, gradient x input and
-          integrated gradients only, of few pairs that disagree. Accuracies 98.0 to 98.2 % and 97.5 to 97.9 %. Five stacked
-          networks train in 1.09 times the time of a wider batch (target 1.5). Seed 0, jax 0.10.1.
+Expected: MeGe of normalised networks is higher by every method, by 0.034 [0.031, 0.037] for saliency, 0.009 [0.007,
+          0.011] for Grad-CAM, 0.036 [0.026, 0.046] for RISE; ReCo is clearly higher for saliency, gradient x input and
+          integrated gradients only, of few pairs that disagree. Accuracies 98.0 to 98.2 % and 97.5 to 97.9 %. Five
+          stacked networks train in 1.09 times the time of a wider batch (target 1.5). Seed 0, jax 0.10.1.
 """
 
 import csv
