@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sparks_jax import images as images
     from sparks_jax import jobs as jobs
     from sparks_jax import linalg as linalg
+    from sparks_jax import lipschitz as lipschitz
     from sparks_jax import metrics as metrics
     from sparks_jax import models as models
     from sparks_jax import scores as scores
@@ -35,8 +36,8 @@ __version__ = "0.1.0.dev0"
 
 # Read when first used (PEP 562), so that `sparks --help` does not wait for jax.
 _AREAS = {
-    *("attribution", "concepts", "data", "designs", "featviz", "fourier", "images", "jobs", "linalg", "metrics"),
-    *("models", "scores", "segments", "sensitivity", "stream", "types", "verify", "viz"),
+    *("attribution", "concepts", "data", "designs", "featviz", "fourier", "images", "jobs", "linalg", "lipschitz"),
+    *("metrics", "models", "scores", "segments", "sensitivity", "stream", "types", "verify", "viz"),
 }
 _JOBS = {"evaluate", "explain", "measure", "visualize"}
 
