@@ -30,7 +30,7 @@ import tyro
 
 from experiments.craft_photos import report
 from sparks_jax import featviz, viz
-from sparks_jax.data import glyphs, photographs
+from sparks_jax.data import photographs
 from sparks_jax.featviz import Ascent, Spectrum, Visualization
 from sparks_jax.jobs.network import TITLES, find_label
 from sparks_jax.models import bundled
@@ -61,7 +61,6 @@ class Config:
 
 
 EVERY = 8  # steps between two looks at the keyboard; scores are averaged over the last so many
-FAR = 6  # real images
 
 
 # --- an image for each objective, by one program ---
@@ -121,10 +120,8 @@ def save(path: Path, seen: Visualization, settings: dict[str, Any]) -> None:
 
 
 @cache
-def real_images(name: str, size: int) -> np.ndarray:
-    """Images of the world that a network is from, at a size."""
-    if name == "glyphs":
-        return np.asarray(jax.image.resize(glyphs(FAR, key=jax.random.key(0)).images, (FAR, size, size, 3), "linear"))
+def real_images(size: int) -> np.ndarray:
+    """Six photographs at a size."""
     return np.stack([bundled.prepare(pixels, size, crop=1.0) for pixels in photographs().values()])
 
 
@@ -149,8 +146,8 @@ def distance(image: Any, spectrum: Spectrum) -> Any:
 def judged(seen: Visualization, label: int, bundle: bundled.Bundle, others: list[bundled.Bundle]) -> dict[str, Any]:
     """All that is said of an image, by the network that it was made for and by the others."""
     image, size = jnp.asarray(seen.image), bundle.size
-    photos = jnp.asarray(real_images(bundle.name, size))
-    natural = Spectrum.from_images(real_images(bundle.name, image.shape[0]))
+    photos = jnp.asarray(real_images(size))
+    natural = Spectrum.from_images(real_images(len(image)))
     return {
         "score": float(seen.history[-EVERY:].mean()),
         "rank": int(rank(bundle.model, image, label, size)),
@@ -234,7 +231,7 @@ def main(config: Config) -> dict[str, Any]:
     """Print the table, write the pictures and the record, and return it."""
     if config.smoke:
         config = replace(
-            config, models=("glyphs",), judges=("glyphs",), classes=("ring", "cross"), canvas=72, steps=10, crops=2
+            config, models=("glyphs",), judges=("glyphs",), classes=("ring", "cross"), canvas=72, steps=EVERY, crops=2
         )
     begin, table, interrupted = time.perf_counter(), [], False
     config.out.mkdir(parents=True, exist_ok=True)
