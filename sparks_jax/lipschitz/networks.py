@@ -28,8 +28,9 @@ class LipschitzNet(nnx.Module):
         perspective, arXiv:2206.06854.
     """
 
-    def __init__(self, stages: Sequence[nnx.Sequential], neck: nnx.Sequential, fc: nnx.Module):
+    def __init__(self, stages: Sequence[nnx.Module], neck: nnx.Module, fc: nnx.Module):
         """Join stages, what makes rows of their output, and the head."""
+        # Sequential itself is no annotation that beartype takes with flax 0.12.12.
         self.stages, self.neck, self.fc = nnx.List(list(stages)), neck, fc
 
     def __call__(self, images: Float[Array, "b h w c"]) -> Float[Array, "b m"]:
@@ -50,7 +51,7 @@ class LipschitzNet(nnx.Module):
             x = part(x)
         return self.fc(self.neck(x))
 
-    def trunk(self) -> nnx.Sequential:
+    def trunk(self) -> nnx.Module:
         """All that is before the linear head."""
         return nnx.Sequential(*self.stages, self.neck)
 
