@@ -1,4 +1,4 @@
-"""Claim: a concept of a network is seen best through its own coefficient, which the other concepts compete for.
+"""Claim: a concept is seen best through its own coefficient, which the other concepts compete for. To be tested.
 
 CRAFT gives the concepts of a photograph; MACO shows each of the most important in three ways: along its direction in
 activation space, dot × cosine^p, as is usual; through its coefficient in the non-negative least squares that CRAFT
@@ -135,7 +135,7 @@ def show(config: Config, bundle: bundled.Bundle, run: Any, group: Group) -> Show
     rows, pictures = [], []
     for place, k in enumerate(np.argsort(-values)[: config.shown].tolist()):
         codes = np.asarray(found.codes[:, k])
-        crops: Any = examples(codes, found, group.images, 1)  # type: ignore[arg-type]
+        crops: Any = examples(codes, found, group.images, 1)
         row = [(crops[0] if crops else np.ones((2, 2, 3)), f"{values[k] / values.sum():.0%} of the logit")]
         for way, objective in ways(config, bundle.model, found.dictionary).items():
             seen, interrupted = visualized(config, bundle, run, group, k, way, objective(k))
