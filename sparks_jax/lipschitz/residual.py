@@ -110,7 +110,7 @@ class SLLBlock(Reparametrized):
         self.kernel = nnx.Param(jax.random.normal(rngs.params(), shape) / (size**2 * features) ** 0.5)
         self.bias = nnx.Param(jnp.zeros(hidden))
         self.log_q = nnx.Param(jnp.zeros(hidden))
-        self.padding: PaddingName = padding
+        self.padding = padding
 
     def plain(self) -> "PlainSLLBlock":
         """With the scaled kernel."""
@@ -135,7 +135,7 @@ class PlainSLLBlock(nnx.Module):
     def __init__(self, conv: nnx.Conv, padding: PaddingName):
         """Make the block of a convolution."""
         self.conv = conv
-        self.padding: PaddingName = padding
+        self.padding = padding
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """Apply the block."""
