@@ -1,4 +1,4 @@
-"""Claim: at equal evaluations, images of MACO transfer better than those of Fourier, and are more natural. To be tested.
+"""Claim: at equal evaluations, images of MACO transfer better than those of Fourier and are more natural. To be tested.
 
 Classes of ImageNet, each from several seeds, in two networks with their real weights: the same classes and keys, as
 many evaluations of the network, the same canvas. MACO with its spectrum by formula, that of three real photographs, and
