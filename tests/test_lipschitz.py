@@ -90,7 +90,13 @@ def test_polar_derivative(shape):
 def test_polar_derivatives_of_both_modes_and_orders():
     with jax.enable_x64(True):
         kernel = jnp.asarray(np.random.default_rng(2).normal(size=(4, 3)))
-        check_grads(jax.jit(lambda k: orthogonal.polar(k, steps=14)), (kernel,), order=2, rtol=1e-4, atol=1e-4)
+        f = jax.jit(lambda k: orthogonal.polar(k, steps=14))
+        check_grads(f, (kernel,), order=1)
+        slope = jax.jit(jax.grad(lambda k: jnp.sin(f(k)).sum()))
+        (second,) = jax.jit(lambda k, t: jax.jvp(slope, (k,), (t,))[1:])(kernel, kernel[::-1])
+        h = 1e-5  # h^2 and 1e-16 / h are below 1e-10, times the curvature
+        difference = (slope(kernel + h * kernel[::-1]) - slope(kernel - h * kernel[::-1])) / (2 * h)
+        np.testing.assert_allclose(second, difference, rtol=1e-7, atol=1e-7)
 
 
 def test_polar_derivative_at_an_orthogonal_matrix_is_tangent():
@@ -164,11 +170,11 @@ def test_soc_and_cayley():
 def test_rko_and_aol():
     raw = gaussian(3, 3, 4, 4)
     np.testing.assert_allclose(spectrum(jax.jit(lambda k: conv.rko(k, stride=3))(raw), 6, stride=3), 1, atol=20 * EPS)
-    for geometry in (dict(), dict(stride=2), dict(dilation=2)):
+    for geometry in (dict(padding="zeros"), dict(stride=2), dict(dilation=2)):
+        options = {name: value for name, value in geometry.items() if name != "padding"}
         for constrain in (conv.rko, conv.aol):
-            kernel = jax.jit(lambda k, c=constrain, g=geometry: c(k, **g))(raw)
-            for padding in ("circular", "zeros"):
-                assert spectrum(kernel, 6, padding=padding, **geometry)[0] <= 1 + OVER
+            kernel = jax.jit(lambda k, c=constrain, g=options: c(k, **g))(raw)
+            assert spectrum(kernel, 6, **geometry)[0] <= 1 + OVER
     uniform = conv.rko(jnp.ones((3, 3, 1, 1)))
     np.testing.assert_allclose(spectrum(uniform, 16, padding="zeros")[0], 0.97743, atol=5e-6)
     aol = jax.jit(conv.aol)(wave())
@@ -215,12 +221,13 @@ def test_bounds_are_above_and_power_iteration_below(geometry):
 
 
 def test_matrix_bound():
-    for shape in ((5, 5), (4, 27), (40, 12)):
+    bound = jax.jit(norms.matrix_bound)
+    for shape in ((4, 27), (12, 12)):
         kernel = gaussian(*shape)
-        assert sigmas(kernel)[0] <= norms.matrix_bound(kernel) <= 1.06 * sigmas(kernel)[0]
-        unit = orthogonal.qr(kernel)
-        assert sigmas(unit)[0] <= norms.matrix_bound(unit) <= 1 + OVER
-    value, slope = jax.value_and_grad(norms.matrix_bound)(jnp.zeros((3, 2)))
+        assert sigmas(kernel)[0] <= bound(kernel) <= 1.06 * sigmas(kernel)[0]
+        unit = jnp.linalg.svd(kernel, full_matrices=False)[2]
+        assert sigmas(unit)[0] <= bound(unit) <= 1 + OVER
+    value, slope = jax.jit(jax.value_and_grad(norms.matrix_bound))(jnp.zeros((3, 2)))
     assert value == 0
     assert jnp.isfinite(slope).all()
 

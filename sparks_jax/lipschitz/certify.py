@@ -142,7 +142,8 @@ def certify(
             `models.Normalized`, which takes raw images.
 
     Raises:
-        ValueError: For images that are not in [0, 1] without a scale: their radius would be in unknown units.
+        ValueError: For images that are not in [0, 1] without a scale: their radius would be in unknown units. (Under
+            `jax.jit` their values are not known, and not looked at.)
         UnknownBound: For a model with a layer whose bound is unknown.
 
     Example:

@@ -29,7 +29,8 @@ class Factors(NamedTuple):
 
     Attributes:
         centre: `(c, d)` the matrix in the middle; None where the stride is the size of the kernel.
-        halves: `(2 (k - 1), w, w // 2)` with w the larger of c and d: what two-tap convolutions project on.
+        halves: `(2 (k - 1), w, w // 2)` with w the larger of c and d: what two-tap convolutions project on; None for
+            k = 1.
         patch: `(s s w, d)` the matrix of whole patches; None where none is needed.
     """
 
@@ -70,7 +71,7 @@ def compose(first: Float[Array, "k k c e"], second: Float[Array, "l l e d"]) -> 
     return rows.transpose(1, 2, 0, 3)
 
 
-def bcop(centre: Float[Array, "c d"], halves: Float[Array, "n w r"]) -> Kernel:
+def bcop(centre: Float[Array, "c d"], halves: Float[Array, "n w r"] | None = None) -> Kernel:
     r"""Orthogonal convolution from projections: any grid, any dilation; any stride where it does not widen.
 
     $K = H * B(P_1) * B(P_2)^\top * B(P_3) * \cdots$, $\;B(P) = [P, I - P]$ a convolution of two taps, $P = Q Q^\top$
@@ -80,7 +81,7 @@ def bcop(centre: Float[Array, "c d"], halves: Float[Array, "n w r"]) -> Kernel:
 
     Args:
         centre: Matrix of the channels.
-        halves: w is the larger of c and d, r is half of it.
+        halves: w is the larger of c and d, r is half of it; None for a kernel of size 1.
 
     Example:
         >>> kernel = jax.jit(bcop)(jnp.eye(2), jnp.ones((4, 2, 1)))
@@ -95,9 +96,9 @@ def bcop(centre: Float[Array, "c d"], halves: Float[Array, "n w r"]) -> Kernel:
     if c > d:
         return adjoint(bcop(centre.T, halves))
     kernel = polar(centre)[None, None]
-    if halves.shape[2]:
+    if halves is not None and halves.shape[2]:
         halves = jax.vmap(polar)(halves)
-    for i, half in enumerate(halves):
+    for i, half in enumerate([] if halves is None else halves):
         kept = _einsum("hwcr,dr->hwcd", _einsum("hwcd,dr->hwcr", kernel, half), half)
         before, after = ([(0, 0)] * 4 for _ in range(2))
         before[i % 2], after[i % 2] = (0, 1), (1, 0)
@@ -129,15 +130,11 @@ def aoc(factors: Factors, *, stride: int = 1) -> Kernel:
     """
     centre, halves, patch = factors
     if patch is None:
-        return bcop(_given(centre), _given(halves))
+        if centre is None:
+            raise ValueError("aoc: factors with neither a centre nor a patch; draw them with orthogonal_factors")
+        return bcop(centre, halves)
     whole = polar(patch).reshape(stride, stride, -1, patch.shape[1])
-    return whole if centre is None else compose(bcop(centre, _given(halves)), whole)
-
-
-def _given(array: Array | None) -> Array:
-    if array is None:
-        raise ValueError("aoc: factors without a patch need a centre and halves; draw them with orthogonal_factors")
-    return array
+    return whole if centre is None else compose(bcop(centre, halves), whole)
 
 
 def orthogonal_factors(inputs: int, outputs: int, size: int, *, stride: int = 1, key: PRNGKeyArray) -> Factors:
@@ -170,9 +167,10 @@ def orthogonal_factors(inputs: int, outputs: int, size: int, *, stride: int = 1,
     middle = max(inputs, outputs // stride**2) if patched else outputs
     width, taps = max(inputs, middle), 2 * (size - (stride if patched else 1))
     draw = lambda key: random_orthogonal(width, width // 2, key=key)
-    halves = jax.vmap(draw)(jax.random.split(keys[1], max(taps, 1)))[:taps] if width > 1 else jnp.zeros((taps, 1, 0))
+    # One channel has nothing to project on: the convolution is a shift.
+    halves = jax.vmap(draw)(jax.random.split(keys[1], taps)) if taps and width > 1 else jnp.zeros((taps, 1, 0))
     patch = random_orthogonal(stride**2 * middle, outputs, key=keys[2]) if patched else None
-    return Factors(random_orthogonal(inputs, middle, key=keys[0]), halves, patch)
+    return Factors(random_orthogonal(inputs, middle, key=keys[0]), halves if taps else None, patch)
 
 
 def rko(kernel: Float[Array, "k k c d"], *, stride: int = 1, dilation: int = 1) -> Kernel:
