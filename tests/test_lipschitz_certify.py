@@ -166,13 +166,13 @@ def test_no_attack_succeeds_inside_and_some_outside(net):
     """64 images, 8 restarts of 40 steps each: none in the certified ball; in one four times as large, some."""
     images = jax.random.uniform(jax.random.key(1), (64, 4, 4, 1))
     plain = jax.jit(lipschitz.fold)(net)
+    attack = jax.jit(jax.vmap(lambda x, y, r, k: attacked(plain, x, y, r, key=k)))
     for head in ("joint", "disjoint", "rows"):
         found = jax.jit(lambda m, x, head=head: lipschitz.certify(m, x, head=head))(net, images)
         assert (found.radius > 0).all()
         assert found.lipschitz <= 1 + 1e-4
         label = found.logits.argmax(1)
         keys = jax.random.split(jax.random.key(2), 64)
-        attack = jax.jit(jax.vmap(lambda x, y, r, k: attacked(plain, x, y, r, key=k)))
         assert attack(images, label, found.radius, keys).max() <= 2 * EPS
         if head == "joint":
             assert attack(images, label, 4 * found.radius, keys).max() > 0
@@ -189,8 +189,7 @@ def test_certificates_count_the_scale_of_the_input(net):
     by_itself = certify(wrapped, images)
     np.testing.assert_allclose(by_itself.radius, by_hand.radius, rtol=1e-5)
     np.testing.assert_allclose(by_hand.lipschitz, 4, rtol=1e-4)
-    for head in ("disjoint", "rows"):
-        assert jax.jit(lambda m, x, h=head: lipschitz.certify(m, x, head=h))(wrapped, images).lipschitz > 3.9
+    assert jax.jit(lambda m, x: lipschitz.certify(m, x, head="rows"))(wrapped, images).lipschitz > 3.9
 
 
 def test_certificates_refuse_what_they_do_not_know(net):
