@@ -12,7 +12,7 @@ Command:  python experiments/maco_concepts.py [--smoke] [--photographs coffee ch
           A killed run resumes; Ctrl-C draws what there is. Writes tables (CSV), a record (JSON), and of each photograph
           a picture (PNG): a row for each concept, its best crop, and what was made of it in the three ways.
 Hardware: 2 CPU cores.
-Time:     not yet run in full; --smoke half a minute.
+Time:     not yet run in full; --smoke under a minute.
 Expected: the claim; the figures are not measured yet.
 """
 

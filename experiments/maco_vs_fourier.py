@@ -17,7 +17,7 @@ Command:  python experiments/maco_vs_fourier.py [--smoke] [--models efficientnet
           A killed run resumes; Ctrl-C compares what there is. Writes tables (CSV), a record (JSON), and a page of the
           images from the first seed for each network (PNG).
 Hardware: 2 CPU cores.
-Time:     not yet run in full; --smoke half a minute.
+Time:     not yet run in full; --smoke under a minute.
 Expected: the figures are not measured in full yet.
 """
 

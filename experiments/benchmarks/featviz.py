@@ -10,7 +10,7 @@
 Command:  python experiments/benchmarks/featviz.py [--smoke] [--crops 8]
           Without Horama (`pip install horama torchvision`), (c) is left out.
 Hardware: 2 CPU cores, idle.
-Time:     not yet run in full; --smoke one minute.
+Time:     not yet run in full; --smoke under a minute of CPU time.
 Expected: (a) at most 1.10; (b) at least 0.9; (c) below 1: targets, not measured yet.
 """
 
