@@ -134,6 +134,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"sparks_jax {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_explain(commands)
+    _add_evaluate(commands)
+    _add_visualize(commands)
+    methods = commands.add_parser("methods", help="list the attribution methods and what they cost")
+    methods.set_defaults(command=_methods, traceback=True)
+    metrics = commands.add_parser("metrics", help="list the metrics, their direction and what they ask")
+    metrics.set_defaults(command=_metrics, traceback=True)
+    return parser
+
+
+def _add_explain(commands: Any) -> None:
     explain = commands.add_parser(
         "explain",
         help="explain what a network sees in pictures, on one page",
@@ -161,6 +172,9 @@ def _parser() -> argparse.ArgumentParser:
         help="make an image of what each concept looks like, too (MACO, a minute or so each); it implies --concepts",
     )
     explain.set_defaults(command=_explain)
+
+
+def _add_evaluate(commands: Any) -> None:
     evaluate = commands.add_parser(
         "evaluate",
         help="measure methods on pictures: a leaderboard with intervals",
@@ -184,12 +198,6 @@ def _parser() -> argparse.ArgumentParser:
         "replace an evaluation of other pictures, another network or another seed in that folder",
     )
     evaluate.set_defaults(command=_evaluate)
-    _add_visualize(commands)
-    methods = commands.add_parser("methods", help="list the attribution methods and what they cost")
-    methods.set_defaults(command=_methods, traceback=True)
-    metrics = commands.add_parser("metrics", help="list the metrics, their direction and what they ask")
-    metrics.set_defaults(command=_metrics, traceback=True)
-    return parser
 
 
 def _add_visualize(commands: Any) -> None:

@@ -184,7 +184,7 @@ def exponential(kernel: Float[Array, "m n"], *, degree: int = 8, squarings: int 
         ValueError: For a degree that expands, or too few squarings for it.
 
     Example:
-        >>> exponential(jnp.array([[0.0, -jnp.pi / 2], [0.0, 0.0]])).round(3)
+        >>> exponential(jnp.array([[0.0, -jnp.pi / 2], [0.0, 0.0]])).round(3) + 0.0
         Array([[ 0., -1.],
                [ 1.,  0.]], dtype=float32)
 
