@@ -169,7 +169,7 @@ def _add_explain(commands: Any) -> None:
     explain.add_argument(
         "--visualize",
         action="store_true",
-        help="make an image of what each concept looks like, too (MACO, a minute or so each); it implies --concepts",
+        help="make an image of what each concept looks like (MACO, 576 backward passes each); it implies --concepts",
     )
     explain.set_defaults(command=_explain)
 

@@ -9,10 +9,9 @@ from jaxtyping import Float, PRNGKeyArray
 from sparks_jax import featviz
 from sparks_jax.concepts import Dictionary
 from sparks_jax.jobs.network import Network
-from sparks_jax.jobs.visualize import visualize
+from sparks_jax.jobs.visualize import MARGIN, visualize
 from sparks_jax.scores import as_pytree
 
-MARGIN = 8 / 7  # side of the canvas over that of the network's images
 STEPS: dict[str, Any] = dict(num_steps=96, num_crops=6)
 SMOKE_STEPS: dict[str, Any] = dict(num_steps=2, num_crops=2)
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sparks_jax.featviz import Visualization, opacity
-from sparks_jax.jobs.markup import count, fill, picture, predictions, short
+from sparks_jax.jobs.markup import count, fill, footer, picture, predictions, short, software
 from sparks_jax.jobs.network import Network
 
 WIDTH, HEIGHT = 300.0, 60.0  # of a small curve
@@ -105,7 +105,7 @@ def page(run: Summary) -> str:
         brand="sparks visualize",
         title=f"What {html.escape(run.network.name)} looks for",
         lead=(
-            f"{count(len(run.made), 'class').replace('classs', 'classes')} by {TITLES[run.method]}: images that raise "
+            f"{count(len(run.made), 'class', 'es')} by {TITLES[run.method]}: images that raise "
             f"the score of a class, made from noise in {run.steps} steps. What the score did not look at is faded."
         ),
         notes="".join(f'<p class="note" role="note">{note}</p>\n' for note in _notes(run)),
@@ -154,12 +154,9 @@ def _curve(history: Any, name: str) -> str:
 
 
 def _footer(run: Summary) -> str:
-    network = run.network
-    said = ", ".join(f"{name} {version}" for name, version in run.versions.items())
-    lines = (
-        f"{network.name}: {network.size} × {network.size} pixels, {len(network.classes)} classes. " + network.about,
-        f"Seed {run.seed}; {run.seconds:.0f} seconds; {run.device}; {said}.",
+    return footer(
+        run.network,
+        f"Seed {run.seed}; {run.seconds:.0f} seconds; {run.device}; {software(run.versions)}.",
         "Such images show what raises a score, not what a photograph of the class must have.",
         "The images lie beside this page as PNG, the arrays in visualizations.npz, every setting in run.json.",
     )
-    return "\n".join(f"<p>{html.escape(line)}</p>" for line in lines)

@@ -2,13 +2,14 @@
 
 import base64
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 from typing import Any
 
 import numpy as np
 
+from sparks_jax.jobs.network import Network
 from sparks_jax.jobs.outputs import encode
 
 
@@ -67,11 +68,27 @@ def short(name: str) -> str:
     return name.partition(",")[0]
 
 
-def count(number: int, noun: str) -> str:
+def count(number: int, noun: str, ending: str = "s") -> str:
     """A number and its noun.
 
     Example:
-        >>> count(1, "picture"), count(2, "picture")
-        ('1 picture', '2 pictures')
+        >>> count(1, "picture"), count(2, "picture"), count(2, "class", "es")
+        ('1 picture', '2 pictures', '2 classes')
     """
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{number} {noun}{'' if number == 1 else ending}"
+
+
+def footer(network: Network, *lines: str) -> str:
+    """What a page ends with: where the network comes from, then what was run and where it lies."""
+    about = f"{network.name}: {network.size} × {network.size} pixels, {len(network.classes)} classes. {network.about}"
+    return "\n".join(f"<p>{html.escape(line)}</p>" for line in (about, *lines))
+
+
+def software(versions: Mapping[str, str]) -> str:
+    """Versions in words.
+
+    Example:
+        >>> software({"jax": "0.10.1", "flax": "0.12.8"})
+        'jax 0.10.1, flax 0.12.8'
+    """
+    return ", ".join(f"{name} {version}" for name, version in versions.items())

@@ -10,7 +10,7 @@ from sparks_jax import viz
 from sparks_jax.jobs import concept_page
 from sparks_jax.jobs.chart import chart, key, round_ticks
 from sparks_jax.jobs.concepts import Seen
-from sparks_jax.jobs.markup import count, fill, picture, predictions, short
+from sparks_jax.jobs.markup import count, fill, footer, picture, predictions, short, software
 from sparks_jax.jobs.methods import Method
 from sparks_jax.jobs.network import Network
 from sparks_jax.jobs.pictures import Picture, enlarge
@@ -260,14 +260,11 @@ def _comparison(run: Summary) -> str:
 
 
 def _footer(run: Summary) -> str:
-    network = run.network
-    versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
-    lines = (
-        f"{network.name}: {network.size} × {network.size} pixels, {len(network.classes)} classes. " + network.about,
-        f"Seed {run.seed}; {run.device}; {versions}.",
+    return footer(
+        run.network,
+        f"Seed {run.seed}; {run.device}; {software(run.versions)}.",
         "The arrays behind this page are in maps.npz, every setting in run.json.",
     )
-    return "\n".join(f"<p>{html.escape(line)}</p>" for line in lines)
 
 
 # --- words and numbers ------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from sparks_jax.jobs.markup import short
 from sparks_jax.jobs.network import Network, find_label, load_network, traced_once
 from sparks_jax.jobs.pictures import find, read
 from sparks_jax.jobs.versions import device, versions
-from sparks_jax.jobs.visualize import visualize
+from sparks_jax.jobs.visualize import MARGIN, visualize
 from sparks_jax.scores import logit
 
 Say = Callable[[str], None]
@@ -27,7 +27,6 @@ Tick = Callable[[int, int, float], None]
 
 VISUALIZATIONS = "visualizations.npz"
 CLASSES = ("monarch", "flamingo", "tiger", "peacock")  # of ImageNet, where none is asked for
-MARGIN = 8 / 7  # side of the canvas over that of the network's images
 SMOKE = dict(num_steps=4, num_crops=2)
 
 

@@ -12,6 +12,8 @@ from sparks_jax.featviz import Ascent, State, Visualization, check_history, maco
 from sparks_jax.scores import as_pytree
 from sparks_jax.types import Score
 
+MARGIN = 8 / 7  # side of a canvas over that of the network's images, where nothing else is asked for
+
 
 class Seen(NamedTuple):
     """What was made of each score.

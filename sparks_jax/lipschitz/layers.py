@@ -10,6 +10,7 @@ holds for the step, differentiable in the parameters; `fold(model)` gives the on
     grads = jax.grad(loss)(model, images, labels)
 """
 
+from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -32,9 +33,9 @@ Constraint = Callable[..., Array]
 class Reparametrized(nnx.Module):
     """A layer that is computed from free parameters: `plain()` is the stock layer it stands for."""
 
+    @abstractmethod
     def plain(self) -> Any:
         """The stock layer, differentiable in the parameters."""
-        raise NotImplementedError
 
     def __call__(self, x: Array) -> Array:
         """Apply the layer, computing its kernel: for one call. For more, see `reparametrize`."""
@@ -185,23 +186,16 @@ class _Conv(Reparametrized):
         self.stride, self.dilation, self.groups, self.padding = stride, dilation, groups, padding
         self.dtype = None if dtype is None else jnp.dtype(dtype)
 
-    def kernel_of_group(self, raw: Any) -> Array:
-        raise NotImplementedError
-
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b gh gw d"]:
         """Convolve a batch, computing the kernel: for one call. For more, see `reparametrize`."""
         check_sides(x.shape[1:3], self.stride, self.padding)
         return self.plain()(x)
 
-    def plain(self) -> nnx.Conv:
-        """With the constrained kernel."""
-        kernels = jax.vmap(self.kernel_of_group)(self._raw())  # (g k k c d)
+    def stock(self, kernels: Float[Array, "g k k c d"]) -> nnx.Conv:
+        """The stock layer with these kernels, one for each group."""
         kernel = jnp.concatenate(list(kernels), axis=3)
         options = dict(stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups)
         return stock_conv(kernel, _value(self.bias), dtype=self.dtype, **options)
-
-    def _raw(self) -> Any:
-        raise NotImplementedError
 
 
 class OrthogonalConv(_Conv):
@@ -256,12 +250,10 @@ class OrthogonalConv(_Conv):
         factors = jax.vmap(lambda key: draw(key=key))(jax.random.split(rngs.params(), groups))
         self.centre, self.halves, self.patch = (None if f is None else nnx.Param(f) for f in factors)
 
-    def _raw(self) -> Factors:
-        return Factors(_value(self.centre), _value(self.halves), _value(self.patch))
-
-    def kernel_of_group(self, raw: Factors) -> Array:
-        """The kernel of one group from its factors."""
-        return aoc(raw, stride=self.stride)
+    def plain(self) -> nnx.Conv:
+        """With the orthogonal kernel that its factors make."""
+        factors = Factors(_value(self.centre), _value(self.halves), _value(self.patch))
+        return self.stock(jax.vmap(partial(aoc, stride=self.stride))(factors))
 
 
 class LipschitzConv(_Conv):
@@ -315,12 +307,10 @@ class LipschitzConv(_Conv):
         self.kernel = nnx.Param(kernel.at[:, (size - 1) // 2, (size - 1) // 2].set(centres))
         self.constrain = constrain
 
-    def _raw(self) -> Array:
-        return self.kernel[...]
-
-    def kernel_of_group(self, raw: Array) -> Array:
-        """The kernel of one group from its free one."""
-        return self.constrain(raw, stride=self.stride, dilation=self.dilation)
+    def plain(self) -> nnx.Conv:
+        """With the constrained kernel."""
+        constrain = partial(self.constrain, stride=self.stride, dilation=self.dilation)
+        return self.stock(jax.vmap(constrain)(self.kernel[...]))
 
     def lipschitz(self) -> Float[Array, ""]:
         """An upper bound of the kernel that is applied; 1 up to rounding is what `aol` and `rko` guarantee."""
