@@ -1,0 +1,259 @@
+"""From what participants answered to what it means: graded, with the reasons for everybody who is left out."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from sparks_jax.human.study import BASELINE, Study
+from sparks_jax.human.utility import Utility, holm, utility_interval, utility_test
+
+FORMAT = "sparks_jax answers 1"
+MISSING = -1  # in place of an answer
+
+
+class Response(NamedTuple):
+    """What one participant answered.
+
+    Attributes:
+        participant: The code that they gave.
+        condition: What they saw.
+        answers: `(sessions, questions)` classes in the order of the study; `MISSING` where there is none.
+        checks: `(sessions, checks)` classes.
+    """
+
+    participant: str
+    condition: str
+    answers: Int[np.ndarray, "s q"]
+    checks: Int[np.ndarray, "s c"]
+
+
+class Graded(NamedTuple):
+    """All participants whose answers count, by condition.
+
+    Attributes:
+        correct: `(participants, sessions, questions)` of each condition.
+        participants: Their codes.
+        excluded: Who was left out, and why.
+    """
+
+    correct: dict[str, Bool[np.ndarray, "p s q"]]
+    participants: dict[str, list[str]]
+    excluded: dict[str, str]
+
+
+class Finding(NamedTuple):
+    """What a study says of one condition.
+
+    Attributes:
+        participants: How many.
+        accuracies: `(s,)` share of right answers in each session.
+        utility: Against the baseline; None of the baseline itself.
+        p: Probability of such a difference by chance, of one comparison.
+        adjusted: The same, of all comparisons (Holm).
+    """
+
+    participants: int
+    accuracies: Float[np.ndarray, " s"]
+    utility: Utility | None = None
+    p: float | None = None
+    adjusted: float | None = None
+
+
+def as_record(study: Study, response: Response) -> dict[str, Any]:
+    """Answers as the page of the questionnaire saves them, in JSON's types.
+
+    Args:
+        study: The study.
+        response: The answers.
+
+    Example:
+        >>> from sparks_jax.human.study import Item, Session
+        >>> study = Study("t", ("a", "b"), (), (Session((), (Item(7, 0, 1),), ()),), 0)
+        >>> mine = Response("07", "control", np.array([[1]]), np.zeros((1, 0), int))
+        >>> as_record(study, mine)["sessions"]
+        [{'questions': [{'image': 7, 'answer': 1}], 'checks': []}]
+        >>> read_response(study, as_record(study, mine)).answers.tolist()
+        [[1]]
+
+    Reference:
+        Colin et al. 2022, arXiv:2112.04417.
+    """
+    sessions = [
+        {
+            "questions": [
+                {"image": item.image, "answer": int(a)}
+                for item, a in zip(session.questions, answers, strict=True)
+                if a != MISSING
+            ],
+            "checks": [
+                {"before": check.before, "answer": int(a)}
+                for check, a in zip(session.checks, checks, strict=True)
+                if a != MISSING
+            ],
+        }
+        for session, answers, checks in zip(study.sessions, response.answers, response.checks, strict=True)
+    ]
+    letter = next(letter for letter, condition in study.pages.items() if condition == response.condition)
+    return {
+        "format": FORMAT, "study": study.identity, "page": letter, "participant": response.participant,
+        "sessions": sessions,
+    }  # fmt: skip
+
+
+def read_response(study: Study, record: Any) -> Response:
+    """The answers that a page of the questionnaire saved.
+
+    Args:
+        study: The study that they are answers to.
+        record: What its JSON holds.
+
+    Raises:
+        ValueError: If it is no such record, or of another study, or has answers to what was not asked.
+
+    Example:
+        >>> read_response(Study("Wolves", ("a", "b"), (), (), 0), {"format": FORMAT, "study": "0f"})
+        Traceback (most recent call last):
+        ValueError: these are answers to another study, 0f, or to an earlier version of it: 'Wolves' is ...
+
+    Reference:
+        Colin et al. 2022, arXiv:2112.04417.
+    """
+    if not isinstance(record, Mapping) or record.get("format") != FORMAT:
+        raise ValueError(f"this holds no answers: expected an object with format {FORMAT!r}, as the page saves it")
+    if record.get("study") != study.identity:
+        raise ValueError(
+            f"these are answers to another study, {record.get('study')}, or to an earlier version of it: "
+            f"{study.title!r} is {study.identity}"
+        )
+    condition = study.pages.get(record.get("page", ""))
+    if condition is None:
+        raise ValueError(f"the page is {record.get('page')!r}, expected one of {', '.join(study.pages)}")
+    try:
+        given = record["sessions"]
+        if len(given) != len(study.sessions):
+            raise ValueError(f"{len(given)} sessions, expected {len(study.sessions)}")
+        questions, checks = [], []
+        for i, (session, of) in enumerate(zip(study.sessions, given, strict=True)):
+            asked = [item.image for item in session.questions]
+            told = [check.before for check in session.checks]
+            questions.append(_placed(of["questions"], "image", asked, study, f"session {i + 1}, question about image"))
+            checks.append(_placed(of["checks"], "before", told, study, f"session {i + 1}, check before question"))
+        code = str(record["participant"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"the answers are not whole, {error!r} is missing or of another type") from None
+    return Response(code, condition, np.array(questions, int), np.array(checks, int).reshape(len(questions), -1))
+
+
+def grade(study: Study, responses: Iterable[Response], *, failed_checks: int = 0) -> Graded:
+    """Which answers are right, of everybody who finished and read the questions.
+
+    Args:
+        study: The study.
+        responses: Of all participants, in any order; the same answers given twice count once.
+        failed_checks: How many attention checks a participant may fail.
+
+    Raises:
+        ValueError: If a participant gave two different sets of answers: which one counts?
+
+    Example:
+        >>> from sparks_jax.human.study import Check, Item, Session
+        >>> study = Study("t", ("a", "b"), (), (Session((), (Item(7, 1, 1),), (Check(0, 0),)),), 0)
+        >>> one = Response("1", "baseline", np.array([[1]]), np.array([[0]]))
+        >>> graded = grade(study, [one, one._replace(participant="2", checks=np.array([[1]]))])
+        >>> graded.correct["baseline"].tolist(), graded.excluded
+        ([[[True]]], {'2': 'failed 1 of 1 attention checks'})
+
+    Reference:
+        Colin et al. 2022, arXiv:2112.04417.
+    """
+    kept, excluded = {}, {}
+    told = np.array([[check.answer for check in session.checks] for session in study.sessions])
+    for response in responses:
+        if (reason := _left_out(response, told, failed_checks)) is not None:
+            excluded[response.participant] = reason
+        elif response.participant not in kept:
+            kept[response.participant] = response
+        elif not _same(kept[response.participant], response):
+            raise ValueError(
+                f"participant {response.participant!r} gave two different sets of answers; leave out the files that do "
+                "not count, or tell two people apart by their codes"
+            )
+    excluded = {name: reason for name, reason in excluded.items() if name not in kept}  # finished later
+    of = {name: [r for r in kept.values() if r.condition == name] for name in study.conditions}
+    right = study.answers()
+    return Graded(
+        {name: np.array([r.answers == right for r in group]).reshape(-1, *right.shape) for name, group in of.items()},
+        {name: [r.participant for r in group] for name, group in of.items()},
+        excluded,
+    )
+
+
+def analyse(
+    correct: Mapping[str, Any], *, seed: int = 0, num_resamples: int = 9999, level: float = 0.95
+) -> dict[str, Finding]:
+    """Utility of every condition against the baseline, with intervals, tests, and the tests adjusted for their number.
+
+    Args:
+        correct: `(participants, sessions, …)` of each condition, with `BASELINE` among them: `Graded.correct`.
+            Conditions with fewer than two participants get their accuracies only.
+        seed: Of the bootstraps and the tests.
+        num_resamples: Of each.
+        level: Probability of the intervals.
+
+    Raises:
+        ValueError: If there is no baseline, or it has fewer than two participants.
+
+    Example:
+        >>> right = {"baseline": [[[0]], [[1]], [[1]], [[0]]], "rise": [[[1]], [[1]], [[1]], [[1]]]}
+        >>> found = analyse(right)["rise"]
+        >>> found.utility.value, round(found.p, 3), round(found.adjusted, 3)
+        (2.0, 0.429, 0.429)
+
+    Reference:
+        Colin et al. 2022, arXiv:2112.04417. Holm 1979, A simple sequentially rejective multiple test procedure.
+    """
+    groups = {name: np.asarray(answers, float) for name, answers in correct.items()}
+    if len(groups.get(BASELINE, ())) < 2:
+        raise ValueError(
+            f"analyse: {len(groups.get(BASELINE, ()))} participants in the condition {BASELINE!r}, expected two or "
+            "more: Utility is relative to them"
+        )
+    found = {
+        name: Finding(len(a), a.reshape(*a.shape[:2], -1).mean((0, 2)) if len(a) else np.full(a.shape[1], np.nan))
+        for name, a in groups.items()
+    }
+    compared = [name for name, a in groups.items() if name != BASELINE and len(a) > 1]
+    p = [utility_test(groups[name], groups[BASELINE], seed=seed, num_resamples=num_resamples) for name in compared]
+    for name, alone, together in zip(compared, p, holm(p), strict=True):
+        u = utility_interval(groups[name], groups[BASELINE], seed=seed, num_bootstraps=num_resamples, level=level)
+        found[name] = found[name]._replace(utility=u, p=alone, adjusted=float(together))
+    return found
+
+
+def _placed(given: Sequence[Any], by: str, asked: list[int], study: Study, what: str) -> list[int]:
+    """Answers in the order of the study; `MISSING` where there is none."""
+    answers = dict.fromkeys(asked, MISSING)
+    for entry in given:
+        place, answer = entry[by], entry["answer"]
+        if place not in answers:
+            raise ValueError(f"{what} {place} was not asked")
+        if not isinstance(answer, int) or not 0 <= answer < len(study.classes):
+            raise ValueError(f"{what} {place} is answered {answer!r}, expected 0 to {len(study.classes) - 1}")
+        if answers[place] not in (MISSING, answer):
+            raise ValueError(f"{what} {place} has two answers")
+        answers[place] = answer
+    return list(answers.values())
+
+
+def _left_out(response: Response, told: np.ndarray, failed_checks: int) -> str | None:
+    missing = int((response.answers == MISSING).sum())
+    if missing:
+        return f"did not finish: {missing} of {response.answers.size} questions without an answer"
+    failed = int((response.checks != told).sum()) if told.size else 0
+    return f"failed {failed} of {told.size} attention checks" if failed > failed_checks else None
+
+
+def _same(a: Response, b: Response) -> bool:
+    return a.condition == b.condition and np.array_equal(a.answers, b.answers) and np.array_equal(a.checks, b.checks)
