@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sparks_jax import designs as designs
     from sparks_jax import featviz as featviz
     from sparks_jax import fourier as fourier
+    from sparks_jax import human as human
     from sparks_jax import images as images
     from sparks_jax import jobs as jobs
     from sparks_jax import linalg as linalg
@@ -37,7 +38,7 @@ __version__ = "0.1.0.dev0"
 # Read when first used (PEP 562), so that `sparks --help` does not wait for jax.
 _AREAS = {
     *("attribution", "concepts", "data", "designs", "featviz", "fourier", "images", "jobs", "linalg", "lipschitz"),
-    *("metrics", "models", "scores", "segments", "sensitivity", "stream", "types", "verify", "viz"),
+    *("human", "metrics", "models", "scores", "segments", "sensitivity", "stream", "types", "verify", "viz"),
 }
 _JOBS = {"evaluate", "explain", "measure", "visualize"}
 

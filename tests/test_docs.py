@@ -17,7 +17,7 @@ MODULES = sorted(
 )
 # Scientific areas: their public functions are in papers, and say which.
 SCIENCE = ("designs", "sensitivity", "images", "segments", "fourier", "linalg", "scores", "attribution", "metrics")
-SCIENCE += ("verify", "featviz", "lipschitz")
+SCIENCE += ("verify", "featviz", "lipschitz", "alignment", "human")
 
 
 def module(name):
