@@ -16,7 +16,7 @@ LEVELS = {
     "stream": 1, "designs": 1.2, "sensitivity": 1.4, "images": 1, "segments": 1.2, "fourier": 1, "linalg": 1,
     "scores": 2, "models": 2.5, "data": 2,
     "attribution": 3, "verify": 3, "concepts": 3, "featviz": 3, "lipschitz": 3,
-    "metrics": 4, "alignment": 4, "human": 4,
+    "metrics": 4, "alignment": 4.2, "human": 4.2,
     "viz": 5, "jobs": 5.5, "lens": 6, "cli": 7,
 }  # fmt: skip
 FORBIDDEN_NAMES = {"utils", "common", "base", "core", "helpers", "misc"}
