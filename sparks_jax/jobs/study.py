@@ -1,0 +1,135 @@
+"""`sparks study`: from the answers that participants saved to a page about what their explanations were worth."""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sparks_jax.human.responses import Finding, Graded, Response, analyse, grade, read_response
+from sparks_jax.human.study import Study
+from sparks_jax.jobs import outputs, study_page
+from sparks_jax.jobs.questionnaire import STUDY
+from sparks_jax.jobs.versions import versions
+
+REPORT, RESULTS = "report.html", "results.json"
+ANSWERS = "answers-*.json"  # as the page calls what it saves
+RESAMPLINGS = 9999
+
+Say = Callable[[str], None]
+
+
+class Settings(NamedTuple):
+    """What a run is asked to do; the defaults are those of the command line.
+
+    Attributes:
+        folder: Of the study, as `questionnaire.export` made it.
+        answers: Files, and folders of them; none: those in the folder of the study.
+        failed_checks: How many attention checks a participant may fail.
+        seed: Of the bootstraps and the tests.
+        quiet: Say nothing of who was left out.
+    """
+
+    folder: Path
+    answers: tuple[Path, ...] = ()
+    failed_checks: int = 0
+    seed: int = 0
+    quiet: bool = False
+
+
+def run(settings: Settings, *, say: Say) -> int:
+    """Grade the answers, and write a page and a record beside the study.
+
+    Args:
+        settings: What to do.
+        say: Takes a sentence about everybody who was left out; where the page is, is printed.
+
+    Returns:
+        0.
+
+    Raises:
+        ValueError: If a file does not match the study, or there are too few participants.
+        FileNotFoundError: If there is no study, or there are no answers.
+    """
+    study = read_study(settings.folder)
+    graded = grade(
+        study, read_answers(study, settings.answers or (settings.folder,)), failed_checks=settings.failed_checks
+    )
+    for participant, reason in {} if settings.quiet else graded.excluded.items():
+        say(f"{participant} {reason}: left out")
+    found = analyse(graded.correct, seed=settings.seed, num_resamples=RESAMPLINGS)
+    about = {"seed": settings.seed, "failed_checks": settings.failed_checks, "versions": versions()}
+    page = study_page.page(study, graded, found, about)
+    outputs.write(settings.folder / REPORT, page.encode())
+    outputs.write(settings.folder / RESULTS, outputs.as_json(record(study, graded, found) | about))
+    print(f"The report is {settings.folder / REPORT}")
+    return 0
+
+
+def read_study(folder: Path | str) -> Study:
+    """The study of a folder.
+
+    Args:
+        folder: Where `questionnaire.export` wrote it.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is not whole.
+    """
+    path = Path(folder) / STUDY
+    if not path.is_file():
+        raise FileNotFoundError(f"no {STUDY} in {folder}, which jobs.questionnaire.export writes beside the pages")
+    return Study.from_json(path.read_text(encoding="utf-8"))
+
+
+def read_answers(study: Study, places: Iterable[Path | str]) -> list[Response]:
+    """Everything that participants saved.
+
+    Args:
+        study: The study that it is about.
+        places: Files, and folders, in which all `answers-*.json` are read.
+
+    Raises:
+        FileNotFoundError: If there are none.
+        ValueError: With the name of every file that does not match the study, and why.
+    """
+    paths: list[Path] = []
+    for place in map(Path, places):
+        paths += sorted(place.rglob(ANSWERS)) if place.is_dir() else [place]
+    if not paths:
+        raise FileNotFoundError(f"no answers: expected files {ANSWERS}, as the pages save them")
+    found, wrong = [], []
+    for path in paths:
+        try:
+            found.append(read_response(study, json.loads(path.read_text(encoding="utf-8"))))
+        except ValueError as error:  # JSON's own are among them
+            wrong.append(f"{path}: {error}")
+    if wrong:
+        raise ValueError(
+            f"{len(wrong)} of {len(paths)} files do not match the study: {'; '.join(wrong)}. Leave them out, or give "
+            "the folder of the study that they belong to"
+        )
+    return found
+
+
+def record(study: Study, graded: Graded, found: dict[str, Finding]) -> dict[str, Any]:
+    """All numbers of the page, for JSON.
+
+    Args:
+        study: The study.
+        graded: The answers.
+        found: What they say.
+    """
+    conditions = {
+        name: {
+            "participants": graded.participants[name],
+            "accuracies": one.accuracies.tolist(),
+            "utility": None if one.utility is None else one.utility.value,
+            "utility_interval": None if one.utility is None else one.utility.interval.tolist(),
+            "session_utilities": None if one.utility is None else one.utility.sessions.tolist(),
+            "session_intervals": None if one.utility is None else one.utility.session_intervals.tolist(),
+            "p": one.p,
+            "p_holm": one.adjusted,
+        }
+        for name, one in found.items()
+    }
+    return {"study": study.identity, "title": study.title, "conditions": conditions, "excluded": graded.excluded}
