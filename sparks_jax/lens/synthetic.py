@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sparks_jax.lens import schema
-from sparks_jax.lens.bundle import ATLAS, LENS, class_id, write_arrays, write_image, write_record
+from sparks_jax.lens.bundle import ATLAS, class_id, write_arrays, write_image, write_record
+from sparks_jax.lens.index import add_atlas, entry_of
 from sparks_jax.lens.intervals import LEVEL, mean_interval, proportion
 from sparks_jax.lens.schema import FORMAT, VERSION, Interval
 
@@ -81,37 +82,6 @@ def synthetic(
     write_record(place / ATLAS, record)
     add_atlas(root, record)
     return place
-
-
-def add_atlas(root: Path, record: schema.AtlasRecord) -> None:
-    """List an atlas in `lens.json`, in place of one with its id.
-
-    Args:
-        root: Of the bundle.
-        record: The atlas, whose files are in the folder of its id.
-    """
-    from sparks_jax.lens.bundle import read_lens
-
-    others = read_lens(root).atlases if (root / LENS).is_file() else []
-    entry = schema.AtlasEntry(record.id, record.title, record.about, f"{record.id}/{ATLAS}", len(record.classes))
-    place = next((i for i, one in enumerate(others) if one.id == record.id), len(others))
-    write_record(root / LENS, schema.LensRecord(FORMAT, VERSION, [*others[:place], entry, *others[place + 1 :]]))
-
-
-def entry_of(record: schema.ClassRecord, sha256: str) -> schema.ClassEntry:
-    """The line of a class in the index.
-
-    Args:
-        record: The class.
-        sha256: Of its file.
-    """
-    first = record.concepts[0]
-    cover = first.picture.image if first.picture else next((crop.image for crop in first.crops), None)
-    return schema.ClassEntry(
-        record.id, record.label, record.name, f"classes/{record.id}.json", sha256, record.num_images,
-        record.precision.value, len(record.concepts), sum(concept.important for concept in record.concepts),
-        [concept.share for concept in record.concepts[:5]], cover.file if cover else None,
-    )  # fmt: skip
 
 
 def _names(num: int) -> list[str]:
