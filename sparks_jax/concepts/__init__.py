@@ -83,6 +83,7 @@ from sparks_jax.concepts.tcav import pattern_cav as pattern_cav
 from sparks_jax.concepts.tcav import permutation_test as permutation_test
 from sparks_jax.concepts.tcav import tcav_score as tcav_score
 from sparks_jax.concepts.tcav import welch_test as welch_test
+from sparks_jax.concepts.tsne import tsne as tsne
 from sparks_jax.concepts.views import Views as Views
 from sparks_jax.concepts.views import at_boxes as at_boxes
 from sparks_jax.concepts.views import crop_boxes as crop_boxes
