@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Inexact, PRNGKeyArray
 
-_dot = functools.partial(jnp.matmul, precision="highest")
+product = functools.partial(jnp.matmul, precision="highest")
 
 
 def gram_bound(kernel: Inexact[Array, "m n"], *, steps: int = 6) -> Float[Array, ""]:
@@ -42,7 +42,7 @@ def gram_bound(kernel: Inexact[Array, "m n"], *, steps: int = 6) -> Float[Array,
     gram = gram if kernel.shape[0] >= kernel.shape[1] else gram.T
     bound = scale * (1 + max(kernel.shape) * jnp.finfo(kernel.dtype).eps)
     for step in range(steps + 1):
-        gram = _dot(gram.conj().T, gram) if step else gram
+        gram = product(gram.conj().T, gram) if step else gram
         norm = jnp.sqrt(jnp.sum((gram * gram.conj()).real))
         bound = bound * norm**0.5**step
         gram = gram / norm
@@ -123,11 +123,11 @@ def bjorck(kernel: Float[Array, "m n"], *, steps: int = 15, order: int = 1) -> F
     eye = jnp.eye(kernel.shape[1], dtype=kernel.dtype)
 
     def step(_: Array, w: Array) -> Array:
-        gap = eye - _dot(w.T, w)
+        gap = eye - product(w.T, w)
         series = _series(order) * eye
         for k in reversed(range(order)):
-            series = _series(k) * eye + _dot(gap, series)
-        return _dot(w, series)
+            series = _series(k) * eye + product(gap, series)
+        return product(w, series)
 
     return lax.fori_loop(0, steps, step, kernel / jnp.where(bound > 0, bound, 1))
 
@@ -158,8 +158,8 @@ def inverse_sqrt(matrix: Float[Array, "n n"], *, steps: int = 20) -> Float[Array
 
     def step(_: Array, pair: tuple[Array, Array]) -> tuple[Array, Array]:
         y, z = pair
-        t = 1.5 * eye - 0.5 * _dot(z, y)
-        return _dot(y, t), _dot(t, z)
+        t = 1.5 * eye - 0.5 * product(z, y)
+        return product(y, t), product(t, z)
 
     _, z = lax.fori_loop(0, steps, step, (matrix / bound, eye))
     return z / jnp.sqrt(bound)
@@ -197,7 +197,7 @@ def _nnls(steps: int, a: Array, b: Array) -> Array:
     size = a.shape[1]
     # The same minimiser in k rows instead of m: ||A x - b||^2 = ||R x - Q'b||^2 + constant.
     q, r = jnp.linalg.qr(a)
-    c = _dot(q.T, b)
+    c = product(q.T, b)
     # Rounding in the gradient of the objective, for each column.
     noise = 10 * jnp.finfo(a.dtype).eps * jnp.linalg.norm(b) * jnp.linalg.norm(r, axis=0)
 
@@ -206,7 +206,7 @@ def _nnls(steps: int, a: Array, b: Array) -> Array:
 
     def wrong_signs(passive: Array) -> Array:
         x = solve(passive)
-        return jnp.where(passive, x < 0, _dot(r.T, c - _dot(r, x)) > noise)
+        return jnp.where(passive, x < 0, product(r.T, c - product(r, x)) > noise)
 
     def unfinished(state: Any) -> Array:
         step, _, wrong, _, _ = state
@@ -232,7 +232,7 @@ def _nnls(steps: int, a: Array, b: Array) -> Array:
 def _nnls_jvp(steps: int, primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     (a, b), (da, db) = primals, tangents
     x = _nnls(steps, a, b)
-    return x, _solve_on(x > 0, a, db - _dot(da, x), _dot(da.T, b - _dot(a, x)))
+    return x, _solve_on(x > 0, a, db - product(da, x), product(da.T, b - product(a, x)))
 
 
 def _solve_on(face: Bool[Array, " k"], a: Array, target: Array, extra: Array) -> Float[Array, " k"]:
@@ -242,7 +242,7 @@ def _solve_on(face: Bool[Array, " k"], a: Array, target: Array, extra: Array) ->
     of refinement with the residual of the rectangular system takes its effect away, and the error from
     cond(A)^2 units of rounding to cond(A).
     """
-    gram = _dot(a.T, a)
+    gram = product(a.T, a)
     norms = jnp.sqrt(jnp.diag(gram))
     scale = jnp.where(face & (norms > 0), 1 / jnp.where(norms > 0, norms, 1), 0)
     eye = jnp.eye(len(face), dtype=a.dtype)
@@ -250,8 +250,8 @@ def _solve_on(face: Bool[Array, " k"], a: Array, target: Array, extra: Array) ->
     block = gram * (scale[:, None] * scale[None]) + eye * jnp.where(scale > 0, ridge, 1)[None]
     factor = jax.scipy.linalg.cho_factor(block)
     solve = lambda rhs: scale * jax.scipy.linalg.cho_solve(factor, scale * rhs)
-    x = solve(_dot(a.T, target) + extra)
-    return x + solve(_dot(a.T, target - _dot(a, x)) + extra)
+    x = solve(product(a.T, target) + extra)
+    return x + solve(product(a.T, target - product(a, x)) + extra)
 
 
 def pearson(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, ""]:

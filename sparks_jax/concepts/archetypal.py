@@ -21,8 +21,7 @@ from sparks_jax.concepts.clusters import seeds
 from sparks_jax.concepts.dictionary import Factorization, canonical, ordered
 from sparks_jax.concepts.encoders import nonnegative, solve_on, sweep
 from sparks_jax.concepts.factorize import trace_error
-
-_dot = functools.partial(jnp.matmul, precision="highest")
+from sparks_jax.linalg import product
 
 
 def convex_nmf(
@@ -133,7 +132,7 @@ def mixture(atoms: Float[Array, "k d"], acts: Float[Array, "n d"], *, num_steps:
     # The codes do not change when atoms and activations are moved together: moved to the mean, they lose no digits.
     centre = lax.stop_gradient(atoms.mean(axis=0))[None]
     atoms, acts = atoms - centre, acts - centre
-    return _mixtures(num_steps, _dot(atoms, atoms.T), inner(atoms, acts)).T
+    return _mixtures(num_steps, product(atoms, atoms.T), inner(atoms, acts)).T
 
 
 def project_simplex(x: Float[Array, "... k"]) -> Float[Array, "... k"]:
@@ -184,7 +183,7 @@ def _mixtures_jvp(num_steps: int, primals: tuple[Array, Array], tangents: tuple[
         x, y = (solve_on(face, gram, t) for t in (target, jnp.ones_like(target)))
         return x - y * x.sum() / y.sum()
 
-    return u, jax.vmap(column, 1, 1)(u > 0, dtarget - _dot(dgram, u))
+    return u, jax.vmap(column, 1, 1)(u > 0, dtarget - product(dgram, u))
 
 
 def _mix(u: Array, gram: Array, target: Array, *, num_steps: int) -> Float[Array, "k n"]:
@@ -197,11 +196,11 @@ def _mix(u: Array, gram: Array, target: Array, *, num_steps: int) -> Float[Array
 
     def again(state: tuple[Array, ...]) -> tuple[Array, ...]:
         step, u, length, moving = state
-        slope = _dot(gram, u) - target
+        slope = product(gram, u) - target
         # Less its mean, to which the sum of p, zero but for rounding, would else lend weight.
         slope = slope - jnp.sum(u * slope, axis=0)[None]
         p = project_simplex((u - length[None] * slope).T).T - u
-        curvature, square = jnp.sum(p * _dot(gram, p), axis=0), jnp.sum(p**2, axis=0)
+        curvature, square = jnp.sum(p * product(gram, p), axis=0), jnp.sum(p**2, axis=0)
         curved = curvature > 0
         t = jnp.clip(-jnp.sum(slope * p, axis=0) / jnp.where(curved, curvature, 1), 0, 1)
         u = jnp.where(moving[None], jnp.maximum(u + jnp.where(curved, t, 1)[None] * p, 0), u)
@@ -227,17 +226,17 @@ def _alternate(
     weights = jax.nn.one_hot(chosen, len(acts), dtype=acts.dtype)
 
     def improve(u: Array, d: Array) -> tuple[Array, Array]:
-        gram, target = _dot(d, d.T), inner(d, acts)
+        gram, target = product(d, d.T), inner(d, acts)
         u = update(u, gram, target)
         return u, trace_error(total, target, gram, u)
 
     def step(state: tuple[Array, ...], _: None) -> tuple[tuple[Array, ...], Array]:
         u, w, d, length = state
-        gram, target = _dot(u, u.T), combined(u, acts)
-        slope = inner(_dot(gram, d) - target, acts)
+        gram, target = product(u, u.T), combined(u, acts)
+        slope = inner(product(gram, d) - target, acts)
         p = project(w - length[:, None] * slope) - w
         dp = combined(p, acts)
-        curvature = jnp.vdot(_dot(gram, dp), dp)
+        curvature = jnp.vdot(product(gram, dp), dp)
         t = jnp.clip(-jnp.vdot(slope, p) / jnp.where(curvature > 0, curvature, 1), 0, 1)
         w, d = w + t * p, d + t * dp
         each = jnp.diag(gram) * jnp.sum(dp**2, axis=1)

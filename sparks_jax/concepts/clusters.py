@@ -1,7 +1,5 @@
 r"""One concept at a time: k-means, and its seeds."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -10,8 +8,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from sparks_jax.concepts.activations import checked, combined, present, spare_rows
 from sparks_jax.concepts.dictionary import Factorization, ordered
-
-_dot = functools.partial(jnp.matmul, precision="highest")
+from sparks_jax.linalg import product
 
 
 def kmeans(
@@ -121,4 +118,4 @@ def seeds(acts: Float[Array, "n d"], rank: int, *, key: PRNGKeyArray) -> Int[Arr
 def _squared_distances(acts: Array, atoms: Array) -> Float[Array, "n k"]:
     """Exactly nought only by luck: a difference of squares, bounded below by nought."""
     square = lambda x: jnp.sum(x**2, axis=1)
-    return jnp.maximum(square(acts)[:, None] - 2 * _dot(acts, atoms.T) + square(atoms)[None], 0)
+    return jnp.maximum(square(acts)[:, None] - 2 * product(acts, atoms.T) + square(atoms)[None], 0)

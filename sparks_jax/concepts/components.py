@@ -1,7 +1,5 @@
 r"""Linear codes: principal and independent components of centred activations."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -11,8 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from sparks_jax.concepts.activations import checked, present
 from sparks_jax.concepts.dictionary import Factorization, canonical
 from sparks_jax.concepts.svd import randomized_svd, signed
-
-_dot = functools.partial(jnp.matmul, precision="highest")
+from sparks_jax.linalg import product
 
 
 def pca(
@@ -96,14 +93,14 @@ def ica(
     white = u.T * jnp.sqrt(count)
 
     def step(_: Array, w: Array) -> Array:
-        y = jnp.tanh(_dot(w, white))
+        y = jnp.tanh(product(w, white))
         slope = jnp.where(real[None], 1 - y**2, 0).sum(axis=1) / count
-        return _polar(_dot(y, white.T) / count - slope[:, None] * w)
+        return _polar(product(y, white.T) / count - slope[:, None] * w)
 
     start = _polar(jax.random.normal(key_start, (rank, rank), acts.dtype))
     w = lax.fori_loop(0, num_steps, step, start)
-    atoms, signs = signed(_dot(w, (s / jnp.sqrt(count))[:, None] * vt))
-    codes = _dot(w, white).T * signs[None]
+    atoms, signs = signed(product(w, (s / jnp.sqrt(count))[:, None] * vt))
+    codes = product(w, white).T * signs[None]
     return canonical(codes, atoms, _missing(acts, rows, s), Partial(least_squares), mean=mean)
 
 
@@ -123,7 +120,7 @@ def least_squares(atoms: Float[Array, "k d"], acts: Float[Array, "n d"]) -> Floa
     Reference:
         Penrose 1955, A generalized inverse for matrices.
     """
-    return _dot(acts, jnp.linalg.pinv(atoms))
+    return product(acts, jnp.linalg.pinv(atoms))
 
 
 def _centred(acts: Float[Array, "n d"]) -> tuple[Float[Array, "n d"], Float[Array, " d"]]:
@@ -142,4 +139,4 @@ def _missing(acts: Array, centred: Array, s: Array) -> Float[Array, "1"]:
 def _polar(w: Float[Array, "k k"]) -> Float[Array, "k k"]:
     """(W W')^(-1/2) W. By singular vectors: a source that is Gaussian leaves W nearly singular."""
     u, _, vt = jnp.linalg.svd(w, full_matrices=False)
-    return _dot(u, vt)
+    return product(u, vt)

@@ -87,11 +87,11 @@ def canonical(
     return ordered(codes * norms[None], unit(atoms), errors, encoder, mean=mean)
 
 
-def unit(atoms: Float[Array, "k d"]) -> Float[Array, "k d"]:
+def unit(atoms: Float[Array, "*k d"]) -> Float[Array, "*k d"]:
     r"""Atoms of norm 1: $d / \|d\|$. Zeros stay.
 
     Args:
-        atoms: One each row.
+        atoms: One each row, or one alone.
 
     Example:
         >>> print(unit(jnp.array([[3.0, 4.0], [0.0, 0.0]])))
@@ -101,7 +101,7 @@ def unit(atoms: Float[Array, "k d"]) -> Float[Array, "k d"]:
     Reference:
         Fel et al. 2023, arXiv:2306.07304.
     """
-    norms = jnp.linalg.norm(atoms, axis=1, keepdims=True)
+    norms = jnp.linalg.norm(atoms, axis=-1, keepdims=True)
     return atoms / jnp.where(norms > 0, norms, 1)
 
 

@@ -1,7 +1,5 @@
 r"""Non-negative matrix factorization of counts: the Kullback-Leibler divergence in place of squares."""
 
-import functools
-
 import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
@@ -10,9 +8,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from sparks_jax.concepts.activations import checked
 from sparks_jax.concepts.dictionary import Factorization, canonical
 from sparks_jax.concepts.svd import nndsvda
+from sparks_jax.linalg import product
 from sparks_jax.types import Scalar
-
-_dot = functools.partial(jnp.matmul, precision="highest")
 
 
 def nmf_kl(
@@ -51,7 +48,7 @@ def nmf_kl(
     """
     acts = checked(acts, rank, "nmf_kl", layer=layer, nonnegative=True)
     total = acts.sum()
-    share = lambda u, d: divergence(acts, _dot(u, d)) / jnp.where(total > 0, total, 1)
+    share = lambda u, d: divergence(acts, product(u, d)) / jnp.where(total > 0, total, 1)
 
     def step(pair: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Scalar]:
         u, d = pair
@@ -112,7 +109,7 @@ def divergence(acts: Float[Array, "n d"], approximation: Float[Array, "n d"]) ->
 
 def _expectation(u: Array, d: Array, acts: Array) -> Float[Array, "n k"]:
     """One multiplicative update of the left factor."""
-    near = _dot(u, d)
+    near = product(u, d)
     ratio = jnp.where(near > 0, acts / jnp.where(near > 0, near, 1), 0)
     below = d.sum(axis=1)[None]
-    return jnp.where(below > 0, u * _dot(ratio, d.T) / jnp.where(below > 0, below, 1), 0)
+    return jnp.where(below > 0, u * product(ratio, d.T) / jnp.where(below > 0, below, 1), 0)

@@ -15,8 +15,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from sparks_jax.concepts.activations import inner
+from sparks_jax.linalg import product
 
-_dot = functools.partial(jnp.matmul, precision="highest")
 Scalar = float | Float[Array, ""]
 
 
@@ -54,7 +54,7 @@ def nonnegative(
         Lee & Seung 1999, Learning the parts of objects by non-negative matrix factorization. Fel et al. 2023, CRAFT:
         concept recursive activation factorization for explainability, arXiv:2211.10154, appendix C.
     """
-    gram = _dot(atoms, atoms.T) + ridge * jnp.eye(len(atoms), dtype=atoms.dtype)
+    gram = product(atoms, atoms.T) + ridge * jnp.eye(len(atoms), dtype=atoms.dtype)
     return _codes(positive_part, num_steps, gram, inner(atoms, acts), jnp.asarray(l1, gram.dtype)).T
 
 
@@ -82,7 +82,7 @@ def lasso(
         Tibshirani 1996, Regression shrinkage and selection via the lasso. Friedman, Hastie & Tibshirani 2010,
         Regularization paths for generalized linear models via coordinate descent.
     """
-    gram = _dot(atoms, atoms.T)
+    gram = product(atoms, atoms.T)
     return _codes(soft_threshold, num_steps, gram, inner(atoms, acts), jnp.asarray(l1, gram.dtype)).T
 
 
@@ -156,7 +156,7 @@ def sweep(
     inverse = jnp.where(diag > 0, 1 / jnp.where(diag > 0, diag, 1), 0)
 
     def row(k: Array, x: Array) -> Array:
-        apex = x[k] + (target[k] - _dot(gram[k], x)) * inverse[k]
+        apex = x[k] + (target[k] - product(gram[k], x)) * inverse[k]
         return x.at[k].set(jnp.where(diag[k] > 0, shrink(apex, l1 * inverse[k]), 0))
 
     return lax.fori_loop(0, len(gram), row, x)
@@ -190,7 +190,7 @@ def _codes_jvp(
     (gram, target, l1), (dgram, dtarget, dl1) = primals, tangents
     u = _codes(shrink, num_steps, gram, target, l1)
     # On the face G u = t - l1 sign(u), and it stays the face nearby.
-    return u, _solve_columns(u != 0, gram, dtarget - dl1 * jnp.sign(u) - _dot(dgram, u))
+    return u, _solve_columns(u != 0, gram, dtarget - dl1 * jnp.sign(u) - product(dgram, u))
 
 
 def solve_on(face: Bool[Array, " k"], gram: Float[Array, "k k"], target: Float[Array, "k *n"]) -> Float[Array, "k *n"]:
@@ -221,7 +221,7 @@ def solve_on(face: Bool[Array, " k"], gram: Float[Array, "k k"], target: Float[A
     solve = lambda rhs: jax.scipy.linalg.cho_solve(factor, rhs)
     scale = scale.reshape(-1, *(1,) * (target.ndim - 1))
     x = solve(scale * target)
-    return scale * (x + solve(scale * target - _dot(block, x)))
+    return scale * (x + solve(scale * target - product(block, x)))
 
 
 def _solve_columns(face: Bool[Array, "k n"], gram: Array, target: Float[Array, "k n"]) -> Float[Array, "k n"]:

@@ -17,8 +17,8 @@ from sparks_jax.concepts.activations import checked, combined, inner, row_sums
 from sparks_jax.concepts.dictionary import Factorization, canonical, unit
 from sparks_jax.concepts.encoders import nonnegative, solve_on, sweep
 from sparks_jax.concepts.svd import nndsvda, randomized_svd
+from sparks_jax.linalg import product
 
-_dot = functools.partial(jnp.matmul, precision="highest")
 # (x, G, t) -> x that lowers <x, G x> / 2 - <t, x>: how one factor, one row for each concept, is updated.
 Update = Callable[[Float[Array, "k n"], Float[Array, "k k"], Float[Array, "k n"]], Float[Array, "k n"]]
 
@@ -148,7 +148,7 @@ def semi_nmf(
     u, _, _ = randomized_svd(acts, rank, key=key)
     heavier = jnp.sum(jnp.maximum(u, 0) ** 2, axis=0) >= jnp.sum(jnp.minimum(u, 0) ** 2, axis=0)
     u = jnp.maximum(jnp.where(heavier[None], u, -u), 0)
-    d = _least_squares(u.T, _dot(u.T, u), combined(u.T, acts))
+    d = _least_squares(u.T, product(u.T, u), combined(u.T, acts))
     update = functools.partial(_sweeps, num_sweeps)
     return _alternate(acts, u, d, update, _least_squares, num_steps)
 
@@ -158,7 +158,7 @@ def _sweeps(num_sweeps: int, x: Array, gram: Array, target: Array) -> Float[Arra
 
 
 def _multiply(x: Array, gram: Array, target: Array) -> Float[Array, "k n"]:
-    below = _dot(gram, x)
+    below = product(gram, x)
     return jnp.where(below > 0, x * target / jnp.where(below > 0, below, 1), 0)
 
 
@@ -185,7 +185,7 @@ def _alternate(
     lengths = row_sums(acts**2)
     total = lengths.sum()
     # Of <x, G x> / 2 - <t, x> from one x to another.
-    change = lambda gram, target, old, new: jnp.vdot(_dot(gram, (old + new) / 2) - target, new - old)
+    change = lambda gram, target, old, new: jnp.vdot(product(gram, (old + new) / 2) - target, new - old)
 
     def step(state: tuple[Array, ...], _: None) -> tuple[tuple[Array, ...], Array]:
         u, d, d_before, target_before, t, square = state
@@ -193,20 +193,20 @@ def _alternate(
         lead = (t - 1) / t_next if accelerated else jnp.zeros_like(t)
         target = inner(d, acts)
         ahead, target_ahead = d + lead * (d - d_before), target + lead * (target - target_before)
-        u_new = update_codes(u, _dot(ahead, ahead.T), target_ahead)
+        u_new = update_codes(u, product(ahead, ahead.T), target_ahead)
         u_new = jnp.maximum(u_new + lead * (u_new - u), 0)
-        gram, product = _dot(u_new, u_new.T), combined(u_new, acts)
-        d_new = update_atoms(ahead, gram, product)
-        rise = change(_dot(d, d.T), target, u, u_new) + change(gram, product, d, d_new)
+        gram, mixture = product(u_new, u_new.T), combined(u_new, acts)
+        d_new = update_atoms(ahead, gram, mixture)
+        rise = change(product(d, d.T), target, u, u_new) + change(gram, mixture, d, d_new)
         fine = (rise <= 0) | (lead == 0)
         square = square + jnp.where(fine, 2 * rise, 0)
-        misfit = lengths + jnp.sum(u_new * (_dot(_dot(d, d.T), u_new) - 2 * target), axis=0)
+        misfit = lengths + jnp.sum(u_new * (product(product(d, d.T), u_new) - 2 * target), axis=0)
         u_new, d_new = _revived(u_new, d_new, misfit, acts)
         kept = jnp.where(fine, u_new, u), jnp.where(fine, d_new, d)
         return (*kept, d, target, jnp.where(fine, t_next, 1), square), square
 
     u, d = codes.T, atoms
-    first = trace_error(total, combined(u, acts), _dot(u, u.T), d) ** 2 * total
+    first = trace_error(total, combined(u, acts), product(u, u.T), d) ** 2 * total
     state = (u, d, d, jnp.zeros_like(u), jnp.ones((), acts.dtype), first)
     (u, d, *_), squares = lax.scan(step, state, length=num_steps)
     errors = jnp.sqrt(jnp.maximum(jnp.append(first, squares), 0) / jnp.where(total > 0, total, 1))
@@ -244,5 +244,5 @@ def trace_error(
     Reference:
         Cichocki & Phan 2009, Fast local algorithms for large scale nonnegative matrix and tensor factorizations.
     """
-    rest = total - 2 * jnp.vdot(target, atoms) + jnp.vdot(gram, _dot(atoms, atoms.T))
+    rest = total - 2 * jnp.vdot(target, atoms) + jnp.vdot(gram, product(atoms, atoms.T))
     return jnp.sqrt(jnp.maximum(rest, 0) / jnp.where(total > 0, total, 1))

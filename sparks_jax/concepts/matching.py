@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from scipy.optimize import linear_sum_assignment
 
-from sparks_jax.linalg import pearson
+from sparks_jax.concepts.dictionary import unit
+from sparks_jax.linalg import pearson, product
 
 Similarity = Callable[[Any, Any], Float[Array, "k l"]]
 
@@ -40,7 +41,7 @@ def cosine(a: Float[Array, "k d"], b: Float[Array, "l d"]) -> Float[Array, "k l"
     Reference:
         Fel et al. 2023, arXiv:2306.07304.
     """
-    return jnp.matmul(_unit(a), _unit(b).T, precision="highest")
+    return product(unit(a), unit(b).T)
 
 
 def absolute_cosine(a: Float[Array, "k d"], b: Float[Array, "l d"]) -> Float[Array, "k l"]:
@@ -126,8 +127,3 @@ def stability(atoms: Float[Array, "runs k d"], *, similarity: Similarity = cosin
     distance = lambda a, b: 1 - match(a, b, similarity=similarity).similarity.mean()
     first, second = np.triu_indices(len(atoms), 1)
     return np.stack([distance(atoms[i], atoms[j]) for i, j in zip(first, second, strict=True)])
-
-
-def _unit(a: Array) -> Array:
-    norm = jnp.linalg.norm(a, axis=-1, keepdims=True)
-    return a / jnp.where(norm > 0, norm, 1)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sparks_jax import stream
+from sparks_jax.linalg import product
 from sparks_jax.types import Model
 
 Rows = Float[Array, "n d"]
@@ -121,7 +122,7 @@ def frechet_distance(acts: Rows, decoded: Float[Array, "m d"]) -> Float[Array, "
     """
     (mean, covariance), (other_mean, other) = _moments(acts), _moments(decoded)
     root = _root(covariance)
-    inner = jnp.linalg.eigvalsh(_dot(_dot(root, other), root))
+    inner = jnp.linalg.eigvalsh(product(product(root, other), root))
     crossed = 2 * jnp.sqrt(jnp.maximum(inner, 0)).sum()
     apart = jnp.square(mean - other_mean).sum() + jnp.trace(covariance) + jnp.trace(other)
     return jnp.maximum(apart - crossed, 0)
@@ -213,17 +214,13 @@ def prediction_divergence(
     return (jnp.exp(true) * (true - got)).sum(1)
 
 
-def _dot(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision="highest")
-
-
 def _moments(rows: Any) -> tuple[Array, Array]:
     mean = rows.mean(0)
     centred = rows - mean[None]
-    return mean, _dot(centred.T, centred) / len(rows)
+    return mean, product(centred.T, centred) / len(rows)
 
 
 def _root(covariance: Array) -> Array:
     """The square root of a positive semi-definite matrix."""
     values, vectors = jnp.linalg.eigh(covariance)
-    return _dot(vectors * jnp.sqrt(jnp.maximum(values, 0))[None], vectors.T)
+    return product(vectors * jnp.sqrt(jnp.maximum(values, 0))[None], vectors.T)

@@ -13,8 +13,7 @@ from sparks_jax.concepts.activations import checked, combined, spare_rows
 from sparks_jax.concepts.clusters import seeds
 from sparks_jax.concepts.dictionary import Factorization, canonical, unit
 from sparks_jax.concepts.factorize import trace_error
-
-_dot = functools.partial(jnp.matmul, precision="highest")
+from sparks_jax.linalg import product
 
 
 def pursuit(atoms: Float[Array, "k d"], acts: Float[Array, "n d"], *, num_nonzero: int) -> Float[Array, "n k"]:
@@ -48,7 +47,7 @@ def pursuit(atoms: Float[Array, "k d"], acts: Float[Array, "n d"], *, num_nonzer
         raise ValueError(f"pursuit: num_nonzero is {num_nonzero}, expected 1 to {k}: there are {k} atoms")
     norms = jnp.linalg.norm(atoms, axis=1)
     inverse = jnp.where(norms > 0, 1 / jnp.where(norms > 0, norms, 1), 0)
-    gram, target = _dot(atoms, atoms.T), _dot(acts, atoms.T)
+    gram, target = product(atoms, atoms.T), product(acts, atoms.T)
 
     def fit(target: Array, chosen: Array) -> Float[Array, " k"]:
         block = gram[chosen[:, None], chosen[None]]
@@ -57,12 +56,12 @@ def pursuit(atoms: Float[Array, "k d"], acts: Float[Array, "n d"], *, num_nonzer
         factor = jax.scipy.linalg.cho_factor(block + ridge * jnp.eye(len(chosen), dtype=gram.dtype))
         solve = lambda rhs: jax.scipy.linalg.cho_solve(factor, rhs)
         x = solve(target[chosen])
-        return jnp.zeros(k, gram.dtype).at[chosen].set(x + solve(target[chosen] - _dot(block, x)))
+        return jnp.zeros(k, gram.dtype).at[chosen].set(x + solve(target[chosen] - product(block, x)))
 
     chosen = jnp.zeros((len(acts), 0), int)
     codes = jnp.zeros_like(target)
     for _ in range(num_nonzero):
-        match = lax.stop_gradient(jnp.abs(target - _dot(codes, gram)) * inverse[None])
+        match = lax.stop_gradient(jnp.abs(target - product(codes, gram)) * inverse[None])
         match = jax.vmap(lambda m, c: m.at[c].set(-1))(match, chosen)
         chosen = jnp.concatenate([chosen, match.argmax(axis=1)[:, None]], axis=1)
         codes = jax.vmap(fit)(target, chosen)
@@ -119,18 +118,18 @@ def sparse_dictionary(
 
     def step(state: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
         d, u = state
-        gram, target = _dot(u.T, u), combined(u.T, acts)
-        misfit = lengths + jnp.sum(u * (_dot(u, _dot(d, d.T)) - 2 * _dot(acts, d.T)), axis=1)
+        gram, target = product(u.T, u), combined(u.T, acts)
+        misfit = lengths + jnp.sum(u * (product(u, product(d, d.T)) - 2 * product(acts, d.T)), axis=1)
         dead = jnp.diag(gram) == 0
         d = jnp.where(dead[:, None], spare_rows(acts, misfit, dead), _in_ball(d, gram, target))
         # An atom within the ball grows to norm 1, which the encoder then makes up for by smaller codes.
         d = unit(d)
         u = encoder(d, acts)
-        return (d, u), trace_error(total, combined(u.T, acts), _dot(u.T, u), d)
+        return (d, u), trace_error(total, combined(u.T, acts), product(u.T, u), d)
 
     d = unit(acts[seeds(acts, rank, key=key)])
     u = encoder(d, acts)
-    first = trace_error(total, combined(u.T, acts), _dot(u.T, u), d)
+    first = trace_error(total, combined(u.T, acts), product(u.T, u), d)
     (d, u), errors = lax.scan(step, (d, u), length=num_steps)
     return canonical(u, d, jnp.append(first, errors), Partial(encoder))
 
@@ -139,7 +138,7 @@ def _in_ball(d: Array, gram: Array, target: Array) -> Float[Array, "k d"]:
     """Each atom in turn to its minimiser within norm 1, the others fixed: the objective is round in one atom."""
 
     def atom(k: Array, d: Array) -> Array:
-        best = d[k] + (target[k] - _dot(gram[k], d)) / jnp.where(gram[k, k] > 0, gram[k, k], 1)
+        best = d[k] + (target[k] - product(gram[k], d)) / jnp.where(gram[k, k] > 0, gram[k, k], 1)
         return d.at[k].set(best / jnp.maximum(jnp.linalg.norm(best), 1))
 
     return lax.fori_loop(0, len(d), atom, d)

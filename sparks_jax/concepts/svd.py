@@ -1,14 +1,11 @@
 """Leading singular vectors on the device, and the non-negative start of a factorization that they give."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from sparks_jax.concepts.activations import combined, present, row_sums
-
-_dot = functools.partial(jnp.matmul, precision="highest")
+from sparks_jax.linalg import product
 
 
 def randomized_svd(
@@ -39,13 +36,13 @@ def randomized_svd(
         Halko, Martinsson & Tropp 2011, Finding structure with randomness.
     """
     width = min(rank + oversample, *acts.shape)
-    q = _dot(acts, jax.random.normal(key, (acts.shape[1], width), acts.dtype))
+    q = product(acts, jax.random.normal(key, (acts.shape[1], width), acts.dtype))
     for _ in range(num_steps):
-        q = _dot(acts, _orthonormal(combined(_orthonormal(q).T, acts).T))
+        q = product(acts, _orthonormal(combined(_orthonormal(q).T, acts).T))
     q = _orthonormal(_orthonormal(q))  # the first leaves rounding times its condition, the second rounding alone
     left, s, vt = jnp.linalg.svd(combined(q.T, acts), full_matrices=False)
     vt, signs = signed(vt[:rank])
-    return _dot(q, left[:, :rank]) * signs[None], s[:rank], vt
+    return product(q, left[:, :rank]) * signs[None], s[:rank], vt
 
 
 def _orthonormal(y: Float[Array, "n k"]) -> Float[Array, "n k"]:
@@ -54,7 +51,7 @@ def _orthonormal(y: Float[Array, "n k"]) -> Float[Array, "n k"]:
     From the triangular factor alone: the orthogonal one comes in Fortran's order, and XLA on CPU would turn the
     activations to match it.
     """
-    return _dot(y, jnp.linalg.pinv(jnp.linalg.qr(y, mode="r")))
+    return product(y, jnp.linalg.pinv(jnp.linalg.qr(y, mode="r")))
 
 
 def signed(atoms: Float[Array, "k d"]) -> tuple[Float[Array, "k d"], Float[Array, " k"]]:

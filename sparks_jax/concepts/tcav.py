@@ -14,6 +14,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from sparks_jax.concepts.dictionary import unit
+from sparks_jax.linalg import product
 from sparks_jax.types import Score
 
 Rows = Float[Array, "n d"]
@@ -64,16 +66,16 @@ def cav(examples: Rows, others: Float[Array, "m _"], *, ridge: float = 1.0, num_
     centred = centred / jnp.where(scale > 0, scale, 1)
     # In an orthonormal basis of the span of the rows: w = basis z.
     values, basis = jnp.linalg.svd(centred, full_matrices=False)[1:]
-    points = jnp.concatenate([_dot(centred, basis.T), jnp.ones((len(rows), 1), rows.dtype)], 1)
+    points = jnp.concatenate([product(centred, basis.T), jnp.ones((len(rows), 1), rows.dtype)], 1)
     penalty = jnp.append(jnp.full(len(values), ridge, rows.dtype), 1e-6)
 
     def loss(z: Array) -> Array:
-        return jax.nn.softplus(-signs * _dot(points, z)).sum() + 0.5 * (penalty * jnp.square(z)).sum()
+        return jax.nn.softplus(-signs * product(points, z)).sum() + 0.5 * (penalty * jnp.square(z)).sum()
 
     def newton(_: Any, z: Array) -> Array:
-        p = jax.nn.sigmoid(signs * _dot(points, z))
-        slope = -_dot(points.T, signs * (1 - p)) + penalty * z
-        curvature = _dot(points.T, (p * (1 - p))[:, None] * points) + jnp.diag(penalty)
+        p = jax.nn.sigmoid(signs * product(points, z))
+        slope = -product(points.T, signs * (1 - p)) + penalty * z
+        curvature = product(points.T, (p * (1 - p))[:, None] * points) + jnp.diag(penalty)
         step = jnp.linalg.solve(curvature, slope)
         shares = 0.5 ** jnp.arange(8.0)
         losses = jax.vmap(lambda share: loss(z - share * step))(shares)
@@ -82,7 +84,7 @@ def cav(examples: Rows, others: Float[Array, "m _"], *, ridge: float = 1.0, num_
         return z - share * step
 
     z = lax.fori_loop(0, num_steps, newton, jnp.zeros(points.shape[1], rows.dtype))
-    return _unit(_dot(z[:-1], basis))
+    return unit(product(z[:-1], basis))
 
 
 def pattern_cav(examples: Rows, others: Float[Array, "m _"]) -> Float[Array, " d"]:
@@ -108,7 +110,7 @@ def pattern_cav(examples: Rows, others: Float[Array, "m _"]) -> Float[Array, " d
         divergence, arXiv:2202.03482.
     """
     rows, signs = _two_sets(examples, others, "pattern_cav")
-    return _unit(rows[signs > 0].mean(0) - rows[signs < 0].mean(0))
+    return unit(rows[signs > 0].mean(0) - rows[signs < 0].mean(0))
 
 
 def concept_derivatives(head: Score, acts: Float[Array, "n ..."], vector: Float[Array, " d"]) -> Float[Array, " n"]:
@@ -131,7 +133,7 @@ def concept_derivatives(head: Score, acts: Float[Array, "n ..."], vector: Float[
         Kim et al. 2018, arXiv:1711.11279 (section 3.3).
     """
     slopes = jax.vmap(jax.grad(head))(acts)
-    return _dot(slopes, vector).reshape(len(acts), -1).sum(1)
+    return product(slopes, vector).reshape(len(acts), -1).sum(1)
 
 
 def tcav_score(derivatives: Float[Array, " n"]) -> Float[Array, ""]:
@@ -254,12 +256,3 @@ def _scores(scores: Any, random_scores: Any, who: str) -> tuple[np.ndarray, np.n
     if first.ndim != 1 or second.ndim != 1 or min(len(first), len(second)) < 2:
         raise ValueError(f"{who}: got scores {first.shape} and {second.shape}, expected at least two of each")
     return first, second
-
-
-def _dot(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision="highest")
-
-
-def _unit(v: Array) -> Array:
-    norm = jnp.linalg.norm(v)
-    return v / jnp.where(norm > 0, norm, 1)

@@ -8,6 +8,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from sparks_jax import stream
+from sparks_jax.linalg import product
 from sparks_jax.sensitivity.masks import Game, random_coalitions
 from sparks_jax.types import Scalar
 
@@ -110,15 +111,11 @@ def local_linear(
     # never changes, and a constant, have no spread at all.
     shares = weights / jnp.where(weights.sum() > 0, weights.sum(), 1)
     z, y = coalitions.astype(y.dtype) - 1, y - y[0]
-    z, y = z - _dot(shares, z)[None], y - _dot(shares, y)
-    gram = _dot(z.T, weights[:, None] * z)
+    z, y = z - product(shares, z)[None], y - product(shares, y)
+    gram = product(z.T, weights[:, None] * z)
     eps = jnp.finfo(y.dtype).eps
     penalty = jnp.maximum(jnp.asarray(ridge, y.dtype), eps * jnp.maximum(jnp.trace(gram), 1))
     # The fit is the same for every g: solved for its rows, it leaves one product for a batch of images.
     factor = jax.scipy.linalg.cho_factor(gram + penalty * jnp.eye(dim, dtype=y.dtype))
     pull = jax.scipy.linalg.cho_solve(factor, weights[None] * z.T)
-    return _dot(pull, y).astype(values.dtype)
-
-
-def _dot(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision="highest")
+    return product(pull, y).astype(values.dtype)

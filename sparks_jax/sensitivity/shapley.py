@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from sparks_jax import stream
+from sparks_jax.linalg import product
 from sparks_jax.sensitivity.masks import Game
 from sparks_jax.types import Scalar
 
@@ -173,15 +174,15 @@ def sampled_shapley(
     balance = signs.mean(1)
     rows = signs - balance[:, None]
     target = here[1:] - there[1:] - whole * balance
-    matrix = _dot(rows.T, weights[:, None] * rows) + 1 / dim
+    matrix = product(rows.T, weights[:, None] * rows) + 1 / dim
     # The fit is the same for every g: solved for its rows, it leaves one product for a batch of images.
     pull = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(matrix), weights[None] * rows.T)
-    psi = _dot(pull, target)
+    psi = product(pull, target)
     phi = whole / dim + psi - psi.mean()
 
     # What each drawn pair moves, from its residual had it been left out of the fit.
     leverage = (rows.T * pull).sum(0)
-    moves = pull * ((target - _dot(rows, psi)) / jnp.maximum(1 - leverage, 1e-3))[None]
+    moves = pull * ((target - product(rows, psi)) / jnp.maximum(1 - leverage, 1e-3))[None]
     if num_drawn > 1:
         stderr = jnp.sqrt(moves[:, len(z) - num_drawn :].var(1, ddof=1) * num_drawn)
     else:
@@ -252,14 +253,10 @@ def _r2(z: Array, phi: Array, here: Array, there: Array, weights: Array) -> Scal
     """Weighted share of the variance of g, over the pairs, that the values reproduce; 1 where there is none."""
     present = jnp.stack([z, ~z]).astype(phi.dtype)
     values = jnp.stack([here[1:], there[1:]])
-    residual = values - there[0] - _dot(present, phi)
+    residual = values - there[0] - product(present, phi)
     spread = values - (weights[None] * values).sum() / 2
     within, whole = ((weights[None] * jnp.square(a)).sum() for a in (residual, spread))
     return jnp.where(whole > 0, 1 - within / jnp.where(whole > 0, whole, 1), 1)
-
-
-def _dot(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision="highest")
 
 
 def _wide(values: Array) -> Array:
