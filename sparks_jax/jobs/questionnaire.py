@@ -123,7 +123,7 @@ def stimulus(image: Any, explanation: Any) -> np.ndarray:
 
     Example:
         >>> image, ramp = np.ones((4, 4, 3)), np.arange(16.0).reshape(4, 4)
-        >>> bool((stimulus(image, ramp) == stimulus(image, 7 * ramp - 3)).all())
+        >>> bool(np.allclose(stimulus(image, ramp), stimulus(image, 7 * ramp - 3)))
         True
     """
     given = np.asarray(explanation)
