@@ -1,4 +1,4 @@
-"""The command line: `sparks explain`, `evaluate`, `visualize`, `methods` and `metrics`.
+"""The command line: `sparks explain`, `evaluate`, `visualize`, `study`, `methods` and `metrics`.
 
 Everything heavy is imported by the command that needs it, so that `sparks --help` answers at once.
 """
@@ -126,6 +126,12 @@ def _visualize(options: argparse.Namespace) -> int:
     return run(Settings(**given), say=_say)
 
 
+def _study(options: argparse.Namespace) -> int:
+    from sparks_jax.jobs.study import Settings, run
+
+    return run(Settings(**{name: getattr(options, name) for name in Settings._fields}), say=_say)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sparks",
@@ -137,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_explain(commands)
     _add_evaluate(commands)
     _add_visualize(commands)
+    _add_study(commands)
     methods = commands.add_parser("methods", help="list the attribution methods and what they cost")
     methods.set_defaults(command=_methods, traceback=True)
     metrics = commands.add_parser("metrics", help="list the metrics, their direction and what they ask")
@@ -221,6 +228,32 @@ def _add_visualize(commands: Any) -> None:
     add("--top", type=_positive, default=5, metavar="N", help="predictions shown for each image (5)")
     _add_how(add, Path("sparks-visualizations"), "replace the results of an earlier run in that folder")
     visualize.set_defaults(command=_visualize)
+
+
+def _add_study(commands: Any) -> None:
+    study = commands.add_parser(
+        "study",
+        help="what explanations were worth to people: from the answers to a questionnaire to a page",
+        description="Grade the answers that participants saved, and write one page about the Utility of each kind of "
+        "explanation. `sparks_jax.jobs.questionnaire.export` makes the pages that they fill in.",
+        epilog="example:\n  sparks study husky-or-wolf husky-or-wolf/answers-*.json",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = study.add_argument
+    add("folder", type=Path, metavar="FOLDER", help="of the study, with study.json")
+    add("answers", nargs="*", type=Path, metavar="ANSWERS", help="files that participants saved, and folders of them; "
+        "none: those in FOLDER")  # fmt: skip
+    add(
+        "--failed-checks",
+        type=_natural,
+        default=0,
+        metavar="N",
+        help="attention checks that a participant may fail (0)",
+    )
+    add("--seed", type=_natural, default=0, metavar="N", help="seed of the bootstraps and tests (0)")
+    add("--quiet", action="store_true", help="say nothing of who was left out")
+    add("--traceback", action="store_true", help="show where in the code an error comes from")
+    study.set_defaults(command=_study)
 
 
 def _add_what(add: Any) -> None:
