@@ -219,7 +219,7 @@ def where(name: str, model: Any, dictionary: Any, x: Any) -> Any:
     return concepts.gradient_maps(model.features, dictionary, x, at=halves)
 
 
-def examples(codes: np.ndarray, views: Views, images: np.ndarray, count: int) -> list[np.ndarray]:
+def examples(codes: Any, views: Views | Concepts, images: np.ndarray, count: int) -> list[np.ndarray]:
     """The crops that have most of a concept, none of which is half of another."""
     chosen: list[int] = []
     image, box = np.asarray(views.image), np.asarray(views.box)

@@ -30,12 +30,13 @@ import numpy as np
 import tyro
 
 from experiments.craft_photos import examples, prepared, report
-from experiments.maco_imagenet_classes import EVERY, climb, on_white, program, save, saved, sheet
+from experiments.maco_imagenet_classes import EVERY, on_white, save, saved, sheet
 from sparks_jax import concepts, featviz, scores
 from sparks_jax.concepts import Concepts, Dictionary
 from sparks_jax.data import glyphs, photographs
 from sparks_jax.featviz import Spectrum, Visualization
 from sparks_jax.jobs.table import interval
+from sparks_jax.jobs.visualize import climb, program
 from sparks_jax.models import bundled
 from sparks_jax.scores import logit
 
@@ -161,7 +162,7 @@ def visualized(
     settings = {name: getattr(config, name) for name in made_by}
     if (seen := saved(path, settings)) is not None:
         return seen, False
-    seen, interrupted = climb(run, objective, jax.random.key(config.seed), config.steps)
+    seen, interrupted = climb(run, objective, key=jax.random.key(config.seed), num_steps=config.steps)
     if seen is not None and not interrupted:
         save(path, seen, settings)
     return seen, interrupted

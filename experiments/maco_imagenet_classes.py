@@ -17,11 +17,10 @@ Expected: the claim; the figures are not measured yet.
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,8 +30,9 @@ import tyro
 from experiments.craft_photos import report
 from sparks_jax import featviz, viz
 from sparks_jax.data import photographs
-from sparks_jax.featviz import Ascent, Spectrum, Visualization
+from sparks_jax.featviz import Spectrum, Visualization
 from sparks_jax.jobs.network import TITLES, find_label
+from sparks_jax.jobs.visualize import visualize
 from sparks_jax.models import bundled
 from sparks_jax.scores import logit
 from sparks_jax.types import Score
@@ -63,40 +63,7 @@ class Config:
 EVERY = 8  # steps between two looks at the keyboard; scores are averaged over the last so many
 
 
-# --- an image for each objective, by one program ---
-
-
-class Program(NamedTuple):
-    """An ascent of any objective of one kind, compiled once."""
-
-    begin: Callable[..., Any]
-    advance: Callable[..., Any]
-    read: Callable[..., Visualization]
-
-
-def program(make: Callable[[Score], Ascent]) -> Program:
-    """The functions of an ascent with the objective as an argument."""
-    return Program(
-        jax.jit(lambda f, key: make(f).init(key)),
-        jax.jit(lambda f, state, steps: make(f).advance(state, steps), static_argnums=2),
-        jax.jit(lambda f, state, history: make(f).read(state, history)),
-    )
-
-
-def climb(run: Program, f: Score, key: Any, steps: int) -> tuple[Visualization | None, bool]:
-    """What was made, and whether it was interrupted: the loop of `sparks_jax.visualize`, to save each image."""
-    state, history, interrupted = run.begin(f, key), [], False
-    try:
-        for done in range(0, steps, EVERY):
-            state, scores = jax.block_until_ready(run.advance(f, state, min(EVERY, steps - done)))
-            history.append(np.asarray(scores))
-            featviz.check_history(np.concatenate(history), "climb")
-    except KeyboardInterrupt:
-        interrupted = True
-    if not history:
-        return None, interrupted
-    seen = run.read(f, state, jnp.concatenate(history))
-    return jax.tree.map(np.asarray, seen), interrupted
+# --- an image for each class, kept as soon as it is made ---
 
 
 def saved(path: Path, settings: dict[str, Any]) -> Visualization | None:
@@ -106,6 +73,12 @@ def saved(path: Path, settings: dict[str, Any]) -> Visualization | None:
     with np.load(path) as file:
         same = str(file["settings"]) == json.dumps(settings)
         return Visualization(*(file[name] for name in Visualization._fields)) if same else None
+
+
+def kept(path: Path, seen: Visualization, settings: dict[str, Any]) -> None:
+    """Save an image, and say so."""
+    save(path, seen, settings)
+    print(f"  {path.stem}, after {len(seen.history)} steps {seen.history[-EVERY:].mean():.1f}", flush=True)
 
 
 def save(path: Path, seen: Visualization, settings: dict[str, Any]) -> None:
@@ -200,31 +173,29 @@ def run(config: Config, bundle: bundled.Bundle, others: list[bundled.Bundle]) ->
     """One network: the rows of its table, and whether it was interrupted; its pictures are written."""
     folder, natural = config.out / bundle.name, Spectrum.natural(config.canvas)
     folder.mkdir(parents=True, exist_ok=True)
-    options = dict(input_size=bundle.size, num_steps=config.steps, num_crops=config.crops, chunk=config.crops)
-    maker = program(lambda f: featviz.maco_ascent(f, spectrum=natural, values_range=(0, 1), **options))
+    options: Any = dict(input_size=bundle.size, num_steps=config.steps, num_crops=config.crops, chunk=config.crops)
     settings = options | {"canvas": config.canvas, "seed": config.seed}
-    found, rows, interrupted = {}, [], False
-    for name in config.classes:
-        label, path = find_label(name, bundle.classes), folder / f"{name.replace(' ', '_')}.npz"
-        begin, seen = time.perf_counter(), saved(path, settings)
-        if seen is None:
-            if interrupted:
-                continue
-            seen, interrupted = climb(maker, logit(bundle.model, label), jax.random.key(config.seed), config.steps)
-            if seen is None:
-                continue
-            if not interrupted:
-                save(path, seen, settings)
-        picture(seen, path.with_suffix(".png"))
-        found[name] = seen
-        about = judged(seen, label, bundle, others)
+    paths = {name: folder / f"{name.replace(' ', '_')}.npz" for name in config.classes}
+    labels = {name: find_label(name, bundle.classes) for name in config.classes}
+    found = {name: seen for name in config.classes if (seen := saved(paths[name], settings)) is not None}
+    missing = [name for name in config.classes if name not in found]
+    made = visualize(
+        [logit(bundle.model, labels[name]) for name in missing], key=jax.random.key(config.seed), every=EVERY,
+        keep=lambda i, seen: kept(paths[missing[i]], seen, settings), spectrum=natural, values_range=(0, 1), **options,
+    )  # fmt: skip
+    found |= zip(missing, made.visualizations, strict=False)
+    rows = []
+    for name in [name for name in config.classes if name in found]:
+        seen = found[name]
+        picture(seen, paths[name].with_suffix(".png"))
+        about = judged(seen, labels[name], bundle, others)
         rows.append({"network": TITLES[bundle.name], "class": name, "steps": len(seen.history), **about})
-        print(f"  {name}: {json.dumps(about)}, {time.perf_counter() - begin:.0f} s", flush=True)
+        print(f"  {name}: {json.dumps(about)}", flush=True)
     if found:
         for suffix, shown in {"": on_white, "_opaque": lambda seen: seen.image}.items():
             page = sheet([shown(seen) for seen in found.values()], list(found), config.columns)
             page.savefig(config.out / f"{bundle.name}{suffix}.png", dpi=110)
-    return rows, interrupted
+    return rows, made.interrupted
 
 
 def main(config: Config) -> dict[str, Any]:

@@ -35,9 +35,6 @@ import tyro
 
 from experiments.craft_photos import report
 from experiments.maco_imagenet_classes import (
-    Program,
-    climb,
-    program,
     rank,
     real_images,
     save,
@@ -49,6 +46,7 @@ from sparks_jax.featviz import Spectrum
 from sparks_jax.featviz.evaluate import fitted
 from sparks_jax.jobs.network import TITLES, find_label
 from sparks_jax.jobs.table import interval
+from sparks_jax.jobs.visualize import Program, climb, program
 from sparks_jax.models import bundled
 from sparks_jax.scores import logit
 
@@ -145,7 +143,7 @@ def images_of(config: Config, bundle: bundled.Bundle) -> tuple[dict[tuple[str, i
                 settings = made_by | {"seed": seed, "way": way}
                 seen = saved(path, settings)
                 if seen is None:
-                    seen, interrupted = climb(run, (f, extra), jax.random.key(seed), steps)
+                    seen, interrupted = climb(run, (f, extra), key=jax.random.key(seed), num_steps=steps)
                     if interrupted or seen is None:
                         return done, True
                     save(path, seen, settings)

@@ -79,3 +79,18 @@ def test_nan_is_told_with_its_step(key):
 def test_counts(key, wrong):
     with pytest.raises(ValueError, match="expected at least 1"):
         visualize(objectives(), key=key, **(dict(num_steps=2) | wrong), **OPTIONS)
+
+
+def test_what_is_finished_is_kept_and_what_is_not_is_not(key):
+    """The second is interrupted: it is returned as far as it came, and not given to be saved."""
+
+    def stop(i, steps, score):
+        if i == 1:
+            raise KeyboardInterrupt
+
+    kept = {}
+    seen = visualize(objectives(), key=key, num_steps=4, every=2, tick=stop, keep=kept.__setitem__, **OPTIONS)
+    assert list(kept) == [0]
+    assert kept[0] is seen.visualizations[0]
+    assert [len(v.history) for v in seen.visualizations] == [4, 2]
+    assert seen.interrupted
