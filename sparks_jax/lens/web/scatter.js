@@ -1,0 +1,242 @@
+// Points on a canvas, as many as there are: stamped into its pixels, because a call for each of 50,000 is too slow.
+"use strict";
+(() => {
+  const { h, palette, COLOURS } = Lens;
+
+  // A shape for each concept, so that colours are not needed: distance from the centre at which its border is.
+  const SHAPES = [
+    (x, y) => Math.hypot(x, y), // disc
+    (x, y) => Math.max(Math.abs(x), Math.abs(y)) * 1.12, // square
+    (x, y) => (Math.abs(x) + Math.abs(y)) * 0.8, // diamond
+    (x, y) => Math.max(-y * 1.25, 0.9 * Math.abs(x) + 0.55 * y) * 1.05, // triangle, down
+    (x, y) => Math.max(y * 1.25, 0.9 * Math.abs(x) - 0.55 * y) * 1.05, // triangle, up
+    (x, y) => Math.min(Math.max(Math.abs(x) * 2.6, Math.abs(y)), Math.max(Math.abs(y) * 2.6, Math.abs(x))), // cross
+  ];
+
+  /** The cover of each pixel by a shape, 0 to 1. */
+  function stamp(shape, radius) {
+    const side = 2 * Math.ceil(radius) + 1, half = (side - 1) / 2, cover = new Float32Array(side * side);
+    for (let y = 0; y < side; y++) for (let x = 0; x < side; x++) cover[y * side + x] = Math.max(0, Math.min(1, radius + 0.5 - shape(x - half, y - half)));
+    return { side, half, cover };
+  }
+
+  /**
+   * A plane of points. points: {n, x, y, kind} with kind the number of a concept; `shown(row)` filters.
+   * Drag moves, the wheel and two fingers zoom, with the lasso on a drag selects; arrows, + and − do the same.
+   */
+  function scatter(points, { label, onhover, onselect, onpick, height = 460 }) {
+    const canvas = h("canvas", { tabindex: 0, role: "img", "aria-label": label });
+    const ring = h("canvas", { class: "over", "aria-hidden": "true" });
+    const box = h("div", { class: "plane" }, canvas, ring);
+    const view = { x: 0, y: 0, zoom: 1 };
+    let [wide, high, scale] = [0, 0, 1], asked = 0, selected = null, lasso = null, mode = "lasso", visible = null, marked = -1, frames = 0;
+    let colours = palette(), grid = null;
+
+    const screenX = (x) => wide / 2 + (x - view.x) * view.zoom * 0.46 * wide;
+    const screenY = (y) => high / 2 - (y - view.y) * view.zoom * 0.46 * high;
+    const worldX = (x) => view.x + (x - wide / 2) / (view.zoom * 0.46 * wide);
+    const worldY = (y) => view.y - (y - high / 2) / (view.zoom * 0.46 * high);
+
+    function resize() {
+      const { width } = box.getBoundingClientRect();
+      if (!width) return;
+      scale = Math.min(2, window.devicePixelRatio || 1);
+      [wide, high] = [Math.round(width), Math.round(Math.min(height, Math.max(300, width * 0.72)))];
+      for (const one of [canvas, ring]) {
+        [one.width, one.height] = [wide * scale, high * scale];
+        one.style.height = `${high}px`;
+      }
+      draw();
+    }
+
+    const draw = () => { if (!asked) asked = requestAnimationFrame(paint); };
+
+    function paint() {
+      asked = 0;
+      frames++;
+      const context = canvas.getContext("2d"), [w, ht] = [canvas.width, canvas.height];
+      if (!w) return;
+      const image = context.createImageData(w, ht), data = image.data;
+      const base = Math.max(1.6, Math.min(5.5, 5.5 - 0.9 * Math.log10(points.n / 300))) * scale * Math.min(2, Math.sqrt(view.zoom));
+      const kinds = new Map();
+      const of = (kind) => {
+        if (!kinds.has(kind)) kinds.set(kind, { ...stamp(SHAPES[kind >= 0 && kind < COLOURS ? kind : SHAPES.length - 1], base), rgb: colours.concept(kind) });
+        return kinds.get(kind);
+      };
+      // Those that are not selected first, so that the others lie above them.
+      for (const above of selected ? [false, true] : [true]) {
+        for (let i = 0; i < points.n; i++) {
+          if ((visible && !visible[i]) || (selected && (selected[i] === 1) !== above)) continue;
+          const px = Math.round(screenX(points.x[i]) * scale), py = Math.round(screenY(points.y[i]) * scale);
+          const { side, half, cover, rgb } = of(points.kind[i]);
+          if (px < -half || py < -half || px >= w + half || py >= ht + half) continue;
+          const strength = above ? 0.82 : 0.14;
+          for (let y = 0; y < side; y++) {
+            const row = py + y - half;
+            if (row < 0 || row >= ht) continue;
+            for (let x = 0; x < side; x++) {
+              const column = px + x - half, a = cover[y * side + x] * strength;
+              if (a <= 0 || column < 0 || column >= w) continue;
+              const at = 4 * (row * w + column), under = data[at + 3] / 255, sum = a + under * (1 - a);
+              for (let c = 0; c < 3; c++) data[at + c] = (rgb[c] * a + data[at + c] * under * (1 - a)) / sum;
+              data[at + 3] = 255 * sum;
+            }
+          }
+        }
+      }
+      context.putImageData(image, 0, 0);
+      overlay();
+    }
+
+    function overlay() {
+      const context = ring.getContext("2d");
+      context.setTransform(scale, 0, 0, scale, 0, 0);
+      context.clearRect(0, 0, wide, high);
+      const ink = `rgb(${colours.ink.join(" ")})`;
+      if (lasso && lasso.length > 1) {
+        context.beginPath();
+        lasso.forEach(([x, y], i) => (i ? context.lineTo(x, y) : context.moveTo(x, y)));
+        context.closePath();
+        [context.strokeStyle, context.lineWidth, context.fillStyle] = [ink, 1.5, `rgb(${colours.soft.join(" ")} / 14%)`];
+        context.setLineDash([5, 4]);
+        context.fill();
+        context.stroke();
+        context.setLineDash([]);
+      }
+      if (marked >= 0) {
+        context.beginPath();
+        context.arc(screenX(points.x[marked]), screenY(points.y[marked]), 9, 0, 2 * Math.PI);
+        [context.strokeStyle, context.lineWidth] = [ink, 2.2];
+        context.stroke();
+      }
+    }
+
+    // Cells of the plane, so that finding what is under the pointer looks at few points.
+    function cells() {
+      if (grid) return grid;
+      grid = new Map();
+      for (let i = 0; i < points.n; i++) {
+        const id = Math.floor((points.x[i] + 1) * 32) * 100 + Math.floor((points.y[i] + 1) * 32);
+        (grid.get(id) ?? grid.set(id, []).get(id)).push(i);
+      }
+      return grid;
+    }
+
+    function nearest(px, py, reach = 14) {
+      let [best, most] = [-1, reach * reach];
+      const [x0, x1] = [worldX(px - reach), worldX(px + reach)], [y0, y1] = [worldY(py + reach), worldY(py - reach)];
+      for (let a = Math.floor((x0 + 1) * 32); a <= Math.floor((x1 + 1) * 32); a++) for (let b = Math.floor((y0 + 1) * 32); b <= Math.floor((y1 + 1) * 32); b++) {
+        for (const i of cells().get(a * 100 + b) ?? []) {
+          if (visible && !visible[i]) continue;
+          const d = (screenX(points.x[i]) - px) ** 2 + (screenY(points.y[i]) - py) ** 2;
+          if (d < most) [best, most] = [i, d];
+        }
+      }
+      return best;
+    }
+
+    const inside = (polygon, x, y) => {
+      let odd = false;
+      for (let i = 0, j = polygon.length - 1; i < polygon.length; j = i++) {
+        const [xi, yi] = polygon[i], [xj, yj] = polygon[j];
+        if (yi > y !== yj > y && x < ((xj - xi) * (y - yi)) / (yj - yi) + xi) odd = !odd;
+      }
+      return odd;
+    };
+
+    function select(rows) {
+      selected = rows && new Uint8Array(points.n);
+      if (rows) for (const row of rows) selected[row] = 1;
+      draw();
+    }
+
+    function zoom(by, px = wide / 2, py = high / 2) {
+      const [x, y] = [worldX(px), worldY(py)];
+      view.zoom = Math.max(0.8, Math.min(60, view.zoom * by));
+      view.x += x - worldX(px);
+      view.y += y - worldY(py);
+      draw();
+    }
+
+    const fingers = new Map();
+    const placeOf = (event) => { const { left, top } = canvas.getBoundingClientRect(); return [event.clientX - left, event.clientY - top]; };
+    const spread = () => { const [[a, b], [c, d]] = [...fingers.values()]; return Math.hypot(a - c, b - d); };
+
+    canvas.addEventListener("pointerdown", (event) => {
+      canvas.setPointerCapture(event.pointerId);
+      fingers.set(event.pointerId, placeOf(event));
+      lasso = fingers.size === 1 && mode === "lasso" && !event.shiftKey ? [placeOf(event)] : null;
+    });
+    canvas.addEventListener("pointermove", (event) => {
+      const to = placeOf(event), from = fingers.get(event.pointerId);
+      if (!from) { mark(nearest(...to)); return; }
+      if (fingers.size === 2) {
+        const before = spread();
+        fingers.set(event.pointerId, to);
+        if (before > 0) zoom(spread() / before, ...to);
+        return;
+      }
+      if (lasso) { lasso.push(to); overlay(); return; }
+      view.x -= (to[0] - from[0]) / (view.zoom * 0.46 * wide);
+      view.y += (to[1] - from[1]) / (view.zoom * 0.46 * high);
+      fingers.set(event.pointerId, to);
+      draw();
+    });
+    const up = (event) => {
+      if (!fingers.delete(event.pointerId)) return;
+      const drawn = lasso;
+      lasso = null;
+      if (!drawn) return;
+      const size = drawn.reduce((most, [x, y]) => Math.max(most, Math.abs(x - drawn[0][0]), Math.abs(y - drawn[0][1])), 0);
+      if (size < 6) {
+        const row = nearest(...drawn[0]);
+        overlay();
+        if (row >= 0) onpick(row); else { select(null); onselect(null); }
+        return;
+      }
+      const polygon = drawn.map(([x, y]) => [worldX(x), worldY(y)]), rows = [];
+      for (let i = 0; i < points.n; i++) if ((!visible || visible[i]) && inside(polygon, points.x[i], points.y[i])) rows.push(i);
+      select(rows.length ? rows : null);
+      onselect(rows.length ? rows : null);
+    };
+    canvas.addEventListener("pointerup", up);
+    canvas.addEventListener("pointercancel", (event) => { fingers.delete(event.pointerId); lasso = null; draw(); });
+    canvas.addEventListener("pointerleave", () => mark(-1));
+    canvas.addEventListener("wheel", (event) => { event.preventDefault(); zoom(Math.exp(-event.deltaY / 400), ...placeOf(event)); }, { passive: false });
+    canvas.addEventListener("keydown", (event) => {
+      const step = 0.12 / view.zoom;
+      const act = {
+        ArrowLeft: () => { view.x -= step; }, ArrowRight: () => { view.x += step; }, ArrowUp: () => { view.y += step; }, ArrowDown: () => { view.y -= step; },
+        "+": () => zoom(1.3), "=": () => zoom(1.3), "-": () => zoom(1 / 1.3), 0: () => Object.assign(view, { x: 0, y: 0, zoom: 1 }),
+        Escape: () => { select(null); onselect(null); },
+      }[event.key];
+      if (!act || event.ctrlKey || event.metaKey) return;
+      event.preventDefault();
+      act();
+      draw();
+    });
+
+    function mark(row) {
+      if (row === marked) return;
+      marked = row;
+      canvas.style.cursor = row >= 0 ? "pointer" : "crosshair";
+      overlay();
+      onhover(row, row >= 0 ? [screenX(points.x[row]), screenY(points.y[row])] : null);
+    }
+
+    const watch = new ResizeObserver(resize);
+    watch.observe(box);
+    const recolour = () => { colours = palette(); draw(); };
+    document.addEventListener("lens-theme", recolour);
+    box.lens = {
+      zoom, select, mark, reset: () => { Object.assign(view, { x: 0, y: 0, zoom: 1 }); draw(); },
+      mode: (to) => { mode = to; canvas.style.touchAction = to === "lasso" ? "none" : "pinch-zoom"; },
+      filter: (rows) => { visible = rows; draw(); },
+      frames: () => frames, paint, screen: (row) => [screenX(points.x[row]), screenY(points.y[row])],
+      release: () => { watch.disconnect(); document.removeEventListener("lens-theme", recolour); cancelAnimationFrame(asked); },
+    };
+    return box;
+  }
+
+  Object.assign(Lens, { scatter });
+})();
