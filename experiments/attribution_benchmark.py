@@ -10,7 +10,7 @@ further maps (stability, randomisation) are not among the default ones, for hour
 
 Command:  python experiments/attribution_benchmark.py [--smoke] [--models squeezenet] [--metrics road …] [--out FOLDER]
 Hardware: 2 CPU cores.
-Time:     hours, not yet run in full; half an hour of a busy machine with one network, three metrics and `--compared`
+Time:     hours, not yet run in full; half an hour of a busy machine for a network, three metrics and `--compared`
           empty, which is what the README has; --smoke a minute. A killed run resumes.
 Expected: the tables of the README, and the paired differences Sobol' − RISE printed below them.
 """
