@@ -197,17 +197,18 @@ def take_part(
     Reference:
         Colin et al. 2022, arXiv:2112.04417 (the protocol).
     """
-    key_memory, *keys = jax.random.split(key, 1 + len(schedule))
+    key_memory, key_sessions = jax.random.split(key)
     kept = lesson.memory * jax.random.bernoulli(key_memory, memory, lesson.memory.shape)
-    answers = []
-    for seen, new, right, key_session in zip(schedule, parts, truth, keys, strict=True):
-        key_user, key_tie, key_lapse, key_guess = jax.random.split(key_session, 4)
+
+    def session(seen: Array, new: Array, right: Array, key: PRNGKeyArray) -> Int[Array, " q"]:
+        key_user, key_tie, key_lapse, key_guess = jax.random.split(key, 4)
         beliefs = user(lesson._replace(memory=kept * (jnp.arange(len(kept)) < seen)), new, right, key_user)
         tied = jnp.where(beliefs >= beliefs.max(-1, keepdims=True), 0.0, -jnp.inf)
         chosen = jax.random.categorical(key_tie, tied)
         lapses = jax.random.bernoulli(key_lapse, lapse, chosen.shape)
-        answers.append(jnp.where(lapses, jax.random.randint(key_guess, chosen.shape, 0, truth.shape[-1]), chosen))
-    return jnp.stack(answers)
+        return jnp.where(lapses, jax.random.randint(key_guess, chosen.shape, 0, truth.shape[-1]), chosen)
+
+    return jax.vmap(session)(jnp.asarray(schedule), parts, truth, jax.random.split(key_sessions, len(schedule)))
 
 
 def as_responses(study: Study, answers: Mapping[str, Any]) -> list[Response]:
