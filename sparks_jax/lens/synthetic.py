@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sparks_jax.lens import schema
+import sparks_jax.lens.schema as schema
 from sparks_jax.lens.bundle import ATLAS, class_id, write_arrays, write_image, write_record
 from sparks_jax.lens.index import add_atlas, entry_of
 from sparks_jax.lens.intervals import LEVEL, mean_interval, proportion
