@@ -1,4 +1,4 @@
-"""The command line: `sparks explain`, `evaluate`, `visualize`, `study`, `methods` and `metrics`.
+"""The command line: `sparks explain`, `evaluate`, `visualize`, `study`, `lens`, `methods` and `metrics`.
 
 Everything heavy is imported by the command that needs it, so that `sparks --help` answers at once.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sparks_jax import __version__
+from sparks_jax.cli_lens import add_lens
 
 STARTED = time.perf_counter()
 
@@ -144,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_visualize(commands)
     _add_study(commands)
+    add_lens(commands, _say)
     methods = commands.add_parser("methods", help="list the attribution methods and what they cost")
     methods.set_defaults(command=_methods, traceback=True)
     metrics = commands.add_parser("metrics", help="list the metrics, their direction and what they ask")

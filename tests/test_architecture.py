@@ -17,7 +17,7 @@ LEVELS = {
     "scores": 2, "models": 2.5, "data": 2,
     "attribution": 3, "verify": 3, "concepts": 3, "featviz": 3, "lipschitz": 3,
     "metrics": 4, "alignment": 4.2, "human": 4.2,
-    "viz": 5, "jobs": 5.5, "lens": 6, "cli": 7,
+    "viz": 5, "jobs": 5.5, "lens": 6, "cli_lens": 6.5, "cli": 7,
 }  # fmt: skip
 FORBIDDEN_NAMES = {"utils", "common", "base", "core", "helpers", "misc"}
 MAY_PRINT = 5

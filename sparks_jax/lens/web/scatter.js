@@ -13,11 +13,14 @@
     (x, y) => Math.min(Math.max(Math.abs(x) * 2.6, Math.abs(y)), Math.max(Math.abs(y) * 2.6, Math.abs(x))), // cross
   ];
 
-  /** The cover of each pixel by a shape, 0 to 1. */
+  /** The pixels that a shape covers, from its centre, and how much of each, 1 to 256. */
   function stamp(shape, radius) {
-    const side = 2 * Math.ceil(radius) + 1, half = (side - 1) / 2, cover = new Float32Array(side * side);
-    for (let y = 0; y < side; y++) for (let x = 0; x < side; x++) cover[y * side + x] = Math.max(0, Math.min(1, radius + 0.5 - shape(x - half, y - half)));
-    return { side, half, cover };
+    const half = Math.ceil(radius), dx = [], dy = [], cover = [];
+    for (let y = -half; y <= half; y++) for (let x = -half; x <= half; x++) {
+      const a = Math.round(256 * Math.max(0, Math.min(1, radius + 0.5 - shape(x, y))));
+      if (a > 8) { dx.push(x); dy.push(y); cover.push(a); }
+    }
+    return { half, dx: Int32Array.from(dx), dy: Int32Array.from(dy), cover: Int32Array.from(cover) };
   }
 
   /**
@@ -30,7 +33,7 @@
     const box = h("div", { class: "plane" }, canvas, ring);
     const view = { x: 0, y: 0, zoom: 1 };
     let [wide, high, scale] = [0, 0, 1], asked = 0, selected = null, lasso = null, mode = "lasso", visible = null, marked = -1, frames = 0;
-    let colours = palette(), grid = null;
+    let colours = palette(), grid = null, image = null, pixels = null;
 
     const screenX = (x) => wide / 2 + (x - view.x) * view.zoom * 0.46 * wide;
     const screenY = (y) => high / 2 - (y - view.y) * view.zoom * 0.46 * high;
@@ -56,31 +59,26 @@
       frames++;
       const context = canvas.getContext("2d"), [w, ht] = [canvas.width, canvas.height];
       if (!w) return;
-      const image = context.createImageData(w, ht), data = image.data;
-      const base = Math.max(1.6, Math.min(5.5, 5.5 - 0.9 * Math.log10(points.n / 300))) * scale * Math.min(2, Math.sqrt(view.zoom));
-      const kinds = new Map();
-      const of = (kind) => {
-        if (!kinds.has(kind)) kinds.set(kind, { ...stamp(SHAPES[kind >= 0 && kind < COLOURS ? kind : SHAPES.length - 1], base), rgb: colours.concept(kind) });
-        return kinds.get(kind);
-      };
+      if (!image || image.width !== w || image.height !== ht) { image = context.createImageData(w, ht); pixels = new Uint32Array(image.data.buffer); }
+      const opaque = ([r, g, b]) => ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0;
+      pixels.fill(opaque(colours.card));
+      const radius = Math.max(1.7, Math.min(5.5, 5.5 - 1.5 * Math.log10(points.n / 300))) * scale * Math.min(2, Math.sqrt(view.zoom));
+      const stamps = SHAPES.map((shape) => stamp(shape, radius)), last = SHAPES.length - 1;
+      const tints = Array.from({ length: last + 1 }, (_, k) => opaque(colours.concept(k < last ? k : -1)));
+      const { x: xs, y: ys, kind } = points, [sx, sy] = [view.zoom * 0.46 * wide * scale, view.zoom * 0.46 * high * scale];
+      const [ox, oy] = [(wide / 2) * scale - view.x * sx, (high / 2) * scale + view.y * sy];
       // Those that are not selected first, so that the others lie above them.
-      for (const above of selected ? [false, true] : [true]) {
+      for (const above of selected ? [0, 1] : [1]) {
+        const strength = above ? 218 : 36;
         for (let i = 0; i < points.n; i++) {
-          if ((visible && !visible[i]) || (selected && (selected[i] === 1) !== above)) continue;
-          const px = Math.round(screenX(points.x[i]) * scale), py = Math.round(screenY(points.y[i]) * scale);
-          const { side, half, cover, rgb } = of(points.kind[i]);
-          if (px < -half || py < -half || px >= w + half || py >= ht + half) continue;
-          const strength = above ? 0.82 : 0.14;
-          for (let y = 0; y < side; y++) {
-            const row = py + y - half;
-            if (row < 0 || row >= ht) continue;
-            for (let x = 0; x < side; x++) {
-              const column = px + x - half, a = cover[y * side + x] * strength;
-              if (a <= 0 || column < 0 || column >= w) continue;
-              const at = 4 * (row * w + column), under = data[at + 3] / 255, sum = a + under * (1 - a);
-              for (let c = 0; c < 3; c++) data[at + c] = (rgb[c] * a + data[at + c] * under * (1 - a)) / sum;
-              data[at + 3] = 255 * sum;
-            }
+          if ((visible && !visible[i]) || (selected && selected[i] !== above)) continue;
+          const px = Math.round(ox + xs[i] * sx), py = Math.round(oy - ys[i] * sy), k = kind[i] >= 0 && kind[i] < last ? kind[i] : last;
+          const { half, dx, dy, cover } = stamps[k], tint = tints[k], rb = tint & 0xff00ff, g = tint & 0x00ff00;
+          if (px < half || py < half || px >= w - half || py >= ht - half) continue;
+          for (let j = 0; j < cover.length; j++) {
+            // Red and blue together, then green: two products for a pixel.
+            const at = (py + dy[j]) * w + px + dx[j], a = (cover[j] * strength) >> 8, under = pixels[at], ub = under & 0xff00ff, ug = under & 0x00ff00;
+            pixels[at] = 0xff000000 | ((ub + (((rb - ub) * a) >> 8)) & 0xff00ff) | ((ug + (((g - ug) * a) >> 8)) & 0x00ff00);
           }
         }
       }
