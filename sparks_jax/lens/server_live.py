@@ -1,6 +1,7 @@
 """What the server computes: the concepts of a photograph, by one compiled program for each atlas and all users."""
 
 import asyncio
+import base64
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,8 @@ from jax.tree_util import Partial
 from sparks_jax import concepts, images
 from sparks_jax.concepts import Dictionary
 from sparks_jax.jobs.network import Network
+from sparks_jax.jobs.outputs import encode
+from sparks_jax.jobs.pictures import VIEW
 from sparks_jax.lens.bundle import read_arrays, read_class
 from sparks_jax.lens.schema import AtlasRecord, ClassRecord
 from sparks_jax.lens.server_uploads import Refused
@@ -145,7 +148,7 @@ class Live:
             "amounts": _rounded(found.amounts), "slopes": _rounded(found.slopes),
             "rivals": [{"label": int(label), "name": self.atlas.class_names[label]} for label in found.labels],
             "logits": _rounded(found.logits[found.labels]), "explained": float(found.decoded[bank.record.label]),
-            "importances": _rounded(found.amounts * found.slopes[:, 0]), **_nearest(bank, found),
+            "importances": _rounded(found.amounts * found.slopes[:, 0]), **_nearest(bank, found), **self._view(pixels),
         }  # fmt: skip
 
     def gradients(self, pixels: np.ndarray, id: str) -> list[Any]:
@@ -180,7 +183,13 @@ class Live:
         ):
             raise Refused(422, f"Expected {len(bank.record.concepts)} shares between 0 and 1.")
         logits = np.asarray(self.edit(bank.dictionary, self.seen(pixels), jnp.asarray(keep, jnp.float32)))
-        return {"predictions": self._predictions(logits), "logits": _rounded(logits)}
+        return {"predictions": self._predictions(logits), "all": _rounded(logits)}
+
+    def _view(self, pixels: np.ndarray) -> dict[str, Any]:
+        """The part of the photograph that the network is shown, for the eye."""
+        side = max(self.network.size, VIEW)
+        content = encode(np.clip(np.asarray(self.network.prepare(pixels, side)), 0, 1), "JPEG", quality=88)
+        return {"image": "data:image/jpeg;base64," + base64.b64encode(content).decode(), "side": side}
 
     def _predictions(self, logits: np.ndarray) -> list[dict[str, Any]]:
         odds = np.exp(logits - logits.max())
@@ -204,20 +213,21 @@ def _see(features: Any, head: Any, dictionary: Dictionary, x: jax.Array, label: 
     amounts = codes.mean((0, 1))
     added = (along * codes[None]).sum((1, 2))  # what the codes add to each logit, to first order
     even = along.sum((1, 2))  # what a mean code of 1 would, spread evenly: the same where the head is a mean and affine
-    slopes = jnp.where(amounts > 0, added / jnp.where(amounts > 0, amounts, 1), even).T
+    there = (amounts > 0)[None]
+    slopes = jnp.where(there, added / jnp.where(there, amounts[None], 1), even).T
     return Seen(logits, codes, amounts, labels, slopes, head(concepts.decode(dictionary, codes)[None])[0])
 
 
 def _slopes(features: Any, dictionary: Dictionary, x: jax.Array) -> jax.Array:
-    small = lambda a, size: images.bilinear(a, (min(MAP, size[0]), min(MAP, size[1])))
-    return concepts.gradient_maps(features, dictionary, x, resize=small)
+    maps = concepts.gradient_maps(features, dictionary, x)
+    return jax.vmap(lambda a: images.bilinear(a, (min(MAP, a.shape[0]), min(MAP, a.shape[1]))))(maps)
 
 
 def _edit(features: Any, head: Any, dictionary: Dictionary, x: jax.Array, keep: jax.Array) -> jax.Array:
     """The logits without shares of the concepts; what they do not explain of the activations stays."""
     acts = features(x[None])
     codes = concepts.encode(dictionary, acts[0])
-    gone = concepts.decode(dictionary, codes) - concepts.decode(dictionary, codes * keep)
+    gone = concepts.decode(dictionary, codes) - concepts.decode(dictionary, codes * keep[None, None])
     return head(acts - gone[None])[0]
 
 

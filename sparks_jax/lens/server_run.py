@@ -87,6 +87,7 @@ def _listen(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        listening.listen(CONNECTIONS)
     except OSError as error:
         listening.close()
         raise OSError(f"cannot listen at {host}, port {port} ({error.strerror}): choose another --port") from None

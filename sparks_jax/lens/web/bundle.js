@@ -24,7 +24,7 @@
   }
 
   async function asFile(name) {
-    const answer = await fetch(name, { headers: Lens.token ? { "X-Lens-Token": Lens.token } : {} });
+    const answer = await fetch(name);
     if (!answer.ok) throw new Error(answer.status === 404 ? `${name} is missing` : `${name}: the server said ${answer.status}`);
     return name.endsWith(".json") ? answer.json() : answer.arrayBuffer();
   }

@@ -60,6 +60,7 @@ const Lens = (() => {
     const rgb = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
     return {
       concept: (k) => rgb(get(k >= 0 && k < COLOURS ? `--c${k}` : "--cx")),
+      veil: (k) => rgb(get(k >= 0 && k < COLOURS ? `--c${k}` : "--veil")), // grey would not show on a grey photograph
       card: rgb(get("--card")), ink: rgb(get("--ink")), line: rgb(get("--line")), soft: rgb(get("--soft")),
     };
   }

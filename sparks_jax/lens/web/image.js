@@ -6,7 +6,7 @@
   /** A map as a veil of the colour of its concept: clear at 0, full at the largest value. */
   function veil({ values, height, width }, k, most) {
     const canvas = h("canvas", { class: "veil", width, height, "aria-hidden": "true" });
-    const context = canvas.getContext("2d"), image = context.createImageData(width, height), rgb = palette().concept(k);
+    const context = canvas.getContext("2d"), image = context.createImageData(width, height), rgb = palette().veil(k);
     values.forEach((value, i) => {
       image.data.set(rgb, 4 * i);
       image.data[4 * i + 3] = most > 0 ? 235 * Math.pow(Math.min(1, Math.max(0, value / most)), 0.8) : 0;
@@ -62,10 +62,11 @@
     }
 
     const choose = h("div", { class: "tools", role: "group", "aria-label": "How places are found" },
-      Object.entries(KINDS).map(([id, [text, title]]) => h("button", { class: "tool", title, "aria-pressed": String(id === kind), data: { kind: id }, onclick: (event) => {
-        kind = id;
-        for (const other of choose.querySelectorAll("[data-kind]")) other.setAttribute("aria-pressed", String(other === event.currentTarget));
-        draw();
+      Object.entries(KINDS).map(([id, [text, title]]) => h("button", { class: "tool", title, "aria-pressed": String(id === kind), data: { kind: id }, onclick: async () => {
+        for (const other of choose.querySelectorAll("[data-kind]")) other.setAttribute("aria-pressed", String(other.dataset.kind === id));
+        stage.setAttribute("aria-busy", "true");
+        try { await subject.prepare?.(id); kind = id; draw(); } catch (error) { Lens.say(error.message); }
+        stage.removeAttribute("aria-busy");
       } }, text)),
       h("button", { class: "tool", "aria-pressed": "false", title: "Draw all maps on the scale of the strongest", onclick: (event) => { together = !together; event.currentTarget.setAttribute("aria-pressed", String(together)); draw(); } }, "one scale"));
     const said = h("div", { class: "said-of" },
