@@ -34,8 +34,15 @@ from sparks_jax.lipschitz.conv import skew as skew
 from sparks_jax.lipschitz.conv import soc as soc
 from sparks_jax.lipschitz.convolve import convolve as convolve
 from sparks_jax.lipschitz.convolve import dense_matrix as dense_matrix
+from sparks_jax.lipschitz.divergence import check_finite as check_finite
 from sparks_jax.lipschitz.fold import fold as fold
 from sparks_jax.lipschitz.fold import reparametrize as reparametrize
+from sparks_jax.lipschitz.isometries import CayleyConv as CayleyConv
+from sparks_jax.lipschitz.isometries import OrthogonalConvTranspose as OrthogonalConvTranspose
+from sparks_jax.lipschitz.isometries import PlainCayleyConv as PlainCayleyConv
+from sparks_jax.lipschitz.isometries import PlainConvTranspose as PlainConvTranspose
+from sparks_jax.lipschitz.isometries import PlainSkewConv as PlainSkewConv
+from sparks_jax.lipschitz.isometries import SkewConv as SkewConv
 from sparks_jax.lipschitz.layers import LipschitzConv as LipschitzConv
 from sparks_jax.lipschitz.layers import OrthogonalConv as OrthogonalConv
 from sparks_jax.lipschitz.layers import OrthogonalLinear as OrthogonalLinear

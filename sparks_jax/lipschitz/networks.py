@@ -90,10 +90,11 @@ def _conv(inputs, outputs, size, rngs, *, stride=1, padding: PaddingName = "circ
     return [*layers, GroupSort()] if sort else layers
 
 
-def _head(features, num_classes, rngs):
-    """Row-orthogonal where it can be, and unit rows where there are more classes than features."""
-    kind = OrthogonalLinear if features >= num_classes else UnitNormLinear
-    return kind(features, num_classes, rngs=rngs)
+def _net(stages, neck, features, num_classes, rngs) -> LipschitzNet:
+    """With a head that is row-orthogonal, or of unit rows where there are more classes than features."""
+    head = OrthogonalLinear if features >= num_classes else UnitNormLinear
+    stages = [nnx.Sequential(*layers) for layers in stages]
+    return LipschitzNet(stages, nnx.Sequential(*neck), head(features, num_classes, rngs=rngs))
 
 
 def otnn_resnet(
@@ -143,10 +144,9 @@ def otnn_resnet(
             inner = _conv(width, width, size, rngs, padding=padding)
             inner += _conv(width, width, size, rngs, padding=padding, sort=False)
             layers += [LipschitzResidual(nnx.Sequential(*inner)), GroupSort()]
-        stages.append(nnx.Sequential(*layers))
+        stages.append(layers)
         channels = width
-    neck = nnx.Sequential(L2NormPool(), Flatten())
-    return LipschitzNet(stages, neck, _head(channels, num_classes, rngs))
+    return _net(stages, [L2NormPool(), Flatten()], channels, num_classes, rngs)
 
 
 def otnn_vgg(
@@ -185,9 +185,8 @@ def otnn_vgg(
         for _ in range(convs):
             layers += _conv(channels, width, size, rngs, padding=padding, centred=False)
             channels = width
-        stages.append(nnx.Sequential(*layers, L2NormPool(2)))
-    neck = nnx.Sequential(L2NormPool(), Flatten())
-    return LipschitzNet(stages, neck, _head(channels, num_classes, rngs))
+        stages.append([*layers, L2NormPool(2)])
+    return _net(stages, [L2NormPool(), Flatten()], channels, num_classes, rngs)
 
 
 def lipschitz_cifar(
@@ -239,7 +238,9 @@ def lipschitz_cifar(
             stride = 2 if i > 0 and j == 0 else 1
             layers += _conv(channels, width, 3, rngs, stride=stride, padding=padding, centred=False)
             channels = width
-        stages.append(nnx.Sequential(*layers))
-    rows = channels * (side // 2**halvings) ** 2
-    neck = [Flatten()] if hidden is None else [Flatten(), OrthogonalLinear(rows, hidden, rngs=rngs), GroupSort()]
-    return LipschitzNet(stages, nnx.Sequential(*neck), _head(rows if hidden is None else hidden, num_classes, rngs))
+        stages.append(layers)
+    features, neck = channels * (side // 2**halvings) ** 2, [Flatten()]
+    if hidden is not None:
+        neck += [OrthogonalLinear(features, hidden, rngs=rngs), GroupSort()]
+        features = hidden
+    return _net(stages, neck, features, num_classes, rngs)
