@@ -20,7 +20,7 @@
     if (gap < 0) return { removed, total: 0 };
     const gains = removed.map((_, k) => ({ k, gain: one.amountOf(row, k) * (one.slopeOf(k, 0) - one.slopeOf(k, j)) }));
     gains.sort((a, b) => b.gain - a.gain);
-    const margin = 1e-3 * Math.max(1, Math.abs(gap));
+    const margin = 1e-6 * Math.max(1, Math.abs(gap)); // so that it is ahead, not level
     for (const { k, gain } of gains) {
       if (gain <= 0) break;
       removed[k] = Math.min(1, (gap + margin) / gain);
