@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sparks_jax import alignment as alignment
     from sparks_jax import attribution as attribution
     from sparks_jax import concepts as concepts
     from sparks_jax import data as data
@@ -37,7 +38,8 @@ __version__ = "0.1.0.dev0"
 
 # Read when first used (PEP 562), so that `sparks --help` does not wait for jax.
 _AREAS = {
-    *("attribution", "concepts", "data", "designs", "featviz", "fourier", "images", "jobs", "linalg", "lipschitz"),
+    *("alignment", "attribution", "concepts", "data", "designs", "featviz", "fourier", "images", "jobs"),
+    *("linalg", "lipschitz"),
     *("human", "metrics", "models", "scores", "segments", "sensitivity", "stream", "types", "verify", "viz"),
 }
 _JOBS = {"evaluate", "explain", "measure", "visualize"}

@@ -1,5 +1,6 @@
-"""Images: photographs of other packages, those of the user's folders, digits, a world of glyphs; stored spectra."""
+"""Images: photographs of other packages, of the user's folders, digits, glyphs, ClickMe's maps; stored spectra."""
 
+from sparks_jax.data.annotators import annotations as annotations
 from sparks_jax.data.digits import digits as digits
 from sparks_jax.data.digits import stratified_folds as stratified_folds
 from sparks_jax.data.folder import list_images as list_images
