@@ -40,10 +40,10 @@
 
   /** Buttons of a plane, for those who have no wheel. */
   function planeTools(plane, extra = []) {
-    const lasso = h("button", { class: "tool", "aria-pressed": "true", onclick: () => mode("lasso") }, "Select");
+    const lasso = h("button", { class: "tool", "aria-pressed": "false", onclick: () => mode("lasso") }, "Select");
     const move = h("button", { class: "tool", "aria-pressed": "false", onclick: () => mode("move") }, "Move");
     const mode = (to) => { plane.lens.mode(to); lasso.setAttribute("aria-pressed", String(to === "lasso")); move.setAttribute("aria-pressed", String(to === "move")); };
-    plane.lens.mode("lasso");
+    mode(window.matchMedia("(pointer: coarse)").matches ? "browse" : "lasso");
     return h("div", { class: "tools", role: "group", "aria-label": "Plane" }, lasso, move,
       h("button", { class: "tool", "aria-label": "Zoom in", onclick: () => plane.lens.zoom(1.4) }, "+"), h("button", { class: "tool", "aria-label": "Zoom out", onclick: () => plane.lens.zoom(1 / 1.4) }, "−"),
       h("button", { class: "tool", onclick: () => plane.lens.reset() }, "All"), extra);

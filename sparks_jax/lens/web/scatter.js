@@ -163,7 +163,7 @@
     canvas.addEventListener("pointerdown", (event) => {
       canvas.setPointerCapture(event.pointerId);
       fingers.set(event.pointerId, placeOf(event));
-      lasso = fingers.size === 1 && mode === "lasso" && !event.shiftKey ? [placeOf(event)] : null;
+      lasso = fingers.size === 1 && mode !== "move" && !event.shiftKey ? [placeOf(event)] : null;
     });
     canvas.addEventListener("pointermove", (event) => {
       const to = placeOf(event), from = fingers.get(event.pointerId);
@@ -174,7 +174,7 @@
         if (before > 0) zoom(spread() / before, ...to);
         return;
       }
-      if (lasso) { lasso.push(to); overlay(); return; }
+      if (lasso) { lasso.push(to); if (mode === "lasso") overlay(); return; }
       view.x -= (to[0] - from[0]) / (view.zoom * 0.46 * wide);
       view.y += (to[1] - from[1]) / (view.zoom * 0.46 * high);
       fingers.set(event.pointerId, to);
@@ -192,6 +192,7 @@
         if (row >= 0) onpick(row); else { select(null); onselect(null); }
         return;
       }
+      if (mode === "browse") { overlay(); return; }
       const polygon = drawn.map(([x, y]) => [worldX(x), worldY(y)]), rows = [];
       for (let i = 0; i < points.n; i++) if ((!visible || visible[i]) && inside(polygon, points.x[i], points.y[i])) rows.push(i);
       select(rows.length ? rows : null);
@@ -228,7 +229,8 @@
     document.addEventListener("lens-theme", recolour);
     box.lens = {
       zoom, select, mark, reset: () => { Object.assign(view, { x: 0, y: 0, zoom: 1 }); draw(); },
-      mode: (to) => { mode = to; canvas.style.touchAction = to === "lasso" ? "none" : "pinch-zoom"; },
+      // Fingers scroll the page and tap points, until they are told to select or to move.
+      mode: (to) => { mode = to; canvas.style.touchAction = to === "browse" ? "pan-y pinch-zoom" : "none"; },
       filter: (rows) => { visible = rows; draw(); },
       frames: () => frames, paint, screen: (row) => [screenX(points.x[row]), screenY(points.y[row])],
       release: () => { watch.disconnect(); document.removeEventListener("lens-theme", recolour); cancelAnimationFrame(asked); },
