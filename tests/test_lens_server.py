@@ -149,11 +149,7 @@ def test_a_closed_tab_ends_its_film(port, served, optimized):
         connection.sock and connection.sock.shutdown(socket.SHUT_RDWR)
         answer.close()
         connection.close()
-        deadline = time.monotonic() + 20
-        while served.films.running and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert served.films.running == 0
-        assert served.worker.waiting == 0
+        until(lambda: served.films.running == 0 and served.worker.waiting == 0)
     finally:
         served.films.steps = before
 
@@ -195,6 +191,36 @@ def test_what_nobody_waits_for_is_not_computed():
 
     assert run(ask_and_go()) == 499
     assert computed == []
+
+
+def test_a_closed_tab_is_not_explained_to(port, served, monkeypatch):
+    """The network is busy; somebody asks, and goes; then it is free."""
+    asked, open_ = [], threading.Event()
+    monkeypatch.setattr(served.lives["synthetic"], "explain", lambda *_: asked.append(1))
+    busy = served.worker.pool.submit(open_.wait)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection.request("POST", "/api/synthetic/explain", photograph()[0], {"X-Lens": "1"})
+    until(lambda: served.worker.waiting == 1)
+    connection.sock.shutdown(socket.SHUT_RDWR)
+    connection.close()
+    time.sleep(0.3)  # for the server to see it
+    open_.set()
+    busy.result()
+    until(lambda: served.worker.waiting == 0)
+    assert asked == []
+
+
+def until(true):
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_those_who_send_slowly_are_not_too_many(port, served, monkeypatch):
+    monkeypatch.setattr(served, "reading", 16)
+    status, headers, _ = ask(port, "POST", "/api/synthetic/explain", photograph()[0])
+    assert (status, headers["retry-after"]) == (503, "2")
 
 
 def test_too_many_who_wait_are_told_so():
@@ -384,6 +410,7 @@ def test_who_may_ask_what(port, method, path, headers, mark, status):
 def test_a_server_for_others_asks_for_a_token(bundle):
     with serving(application(bundle, token="secret-token")) as port:
         assert ask(port, "GET", "/lens.json")[0] == 401
+        assert ask(port, "GET", "/lens.json", headers={"Host": "evil.example"})[0] == 401
         assert ask(port, "GET", "/?token=wrong")[0] == 401
         assert ask(port, "POST", "/api/synthetic/explain?token=secret-token", b"x")[0] == 401, "not by a link"
         status, headers, _ = ask(port, "GET", "/?token=secret-token")

@@ -32,7 +32,7 @@ KINDS = {
     ".svg": "image/svg+xml", ".json": "application/json", ".f32": "application/octet-stream", ".png": "image/png",
     ".jpg": "image/jpeg", ".webp": "image/webp",
 }  # fmt: skip
-DECODING = 2  # photographs that are decoded at once: what bounds the memory
+DECODING, READING = 2, 16  # photographs that are decoded, and that are read, at once: what bounds the memory
 LOG = logging.getLogger("sparks_jax.lens")
 
 Answer = Callable[[Live, np.ndarray, Request], dict[str, Any]]
@@ -54,7 +54,7 @@ class Served:
     def __init__(self, bundle: str | Path, networks: Mapping[str, Network], *, steps: int | None = None):
         self.root = Path(bundle).resolve()
         self.entries = {entry.id: entry for entry in read_lens(self.root).atlases}
-        self.worker, self.decoding = Worker(), asyncio.Semaphore(DECODING)
+        self.worker, self.decoding, self.reading = Worker(), asyncio.Semaphore(DECODING), 0
         self.films = Films(self.worker) if steps is None else Films(self.worker, steps=steps)
         self.lives = {id: self._live(id, network) for id, network in networks.items()}
 
@@ -165,10 +165,7 @@ def _photograph(served: Served, answer: Answer) -> Callable[[Request], Awaitable
 
     async def asked(request: Request) -> Response:
         live = served.live(request.path_params["atlas"])
-        body = await read_body(request.stream(), request.headers.get("content-length"))
-        async with served.decoding:
-            pixels = await asyncio.to_thread(decode, body)
-        del body
+        pixels = await _pixels(served, request)
         gone = asyncio.Event()
         watch = asyncio.ensure_future(_watch(request, gone))
         try:
@@ -178,6 +175,18 @@ def _photograph(served: Served, answer: Answer) -> Callable[[Request], Awaitable
         return JSONResponse(found, headers={"cache-control": "no-store"})
 
     return _said(asked)
+
+
+async def _pixels(served: Served, request: Request) -> np.ndarray:
+    if served.reading >= READING:
+        raise Refused(503, "Many people are sending photographs: try again in a moment.")
+    served.reading += 1
+    try:
+        body = await read_body(request.stream(), request.headers.get("content-length"))
+        async with served.decoding:
+            return await asyncio.to_thread(decode, body)
+    finally:
+        served.reading -= 1
 
 
 async def _watch(request: Request, gone: asyncio.Event) -> None:

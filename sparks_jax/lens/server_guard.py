@@ -66,8 +66,9 @@ class Guard:
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str, list[tuple[bytes, bytes]]] | None:
         """Why a request is not served: status, sentence, headers; None if it is."""
         host = headers.get("host", "")
-        # A name that resolves to this computer, as a page of another site may have, is none of ours.
-        if host_name(host) not in self.hosts:
+        # A name that resolves to this computer, as a page of another site may have, is none of ours; where there is a
+        # token, that site does not have it.
+        if self.token is None and host_name(host) not in self.hosts:
             return 421, "This server is not called that.", []
         if scope["method"] not in ("GET", "HEAD", "POST"):
             return 405, "Only GET, HEAD and POST.", []

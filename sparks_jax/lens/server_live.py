@@ -24,6 +24,7 @@ from sparks_jax.scores import as_pytree
 
 RIVALS, NEAREST, NEAREST_EACH = 5, 8, 4
 MAP = 56  # side of the maps of derivatives that are sent
+BANKS = 200  # classes whose dictionaries stay in memory
 WAITING = 16  # requests that may wait for the network; more are told to come again
 
 T = TypeVar("T")
@@ -113,6 +114,8 @@ class Live:
         if id not in self.entries:
             raise Refused(404, "There is no such class in this atlas.")
         if id not in self.banks:
+            if len(self.banks) >= BANKS:
+                self.banks.pop(next(iter(self.banks)), None)
             record = read_class(self.folder, self.entries[id].file)
             held = read_arrays(self.folder, record.bank)
             dictionary = Dictionary(

@@ -67,9 +67,9 @@ def run(settings: Settings, *, say: Say) -> int:
     port = listening.getsockname()[1]
     token = None if settings.host in LOOPBACK else secrets.token_urlsafe(24)
     networks = {} if settings.static else load_networks(settings, say)
-    hosts = LOOPBACK if token is None else (*LOOPBACK, settings.host, socket.gethostname().lower(), *_addresses())
-    app = application(settings.bundle, networks, hosts=hosts, token=token)
-    name = f"[{settings.host}]" if ":" in settings.host else settings.host
+    app = application(settings.bundle, networks, token=token)
+    host = socket.gethostname() if settings.host in ("0.0.0.0", "::") else settings.host
+    name = f"[{host}]" if ":" in host else host
     address = f"http://{name}:{port}/" + (f"?token={token}" if token else "")
     print(f"Lens: {address}")
     if token:
@@ -92,13 +92,6 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.close()
         raise OSError(f"cannot listen at {host}, port {port} ({error.strerror}): choose another --port") from None
     return listening
-
-
-def _addresses() -> list[str]:
-    try:
-        return sorted({str(found[4][0]) for found in socket.getaddrinfo(socket.gethostname(), None)})
-    except OSError:
-        return []
 
 
 def load_networks(settings: Settings, say: Say) -> dict[str, Network]:

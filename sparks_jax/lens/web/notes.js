@@ -61,6 +61,13 @@
     return `${lines.join("\n")}\n`;
   }
 
+  /** Notes from a file: only what a note may hold. */
+  function cleaned(notes) {
+    const text = (value, most) => (typeof value === "string" ? value.slice(0, most) : undefined);
+    return Object.fromEntries(Object.entries(notes).filter(([id]) => /^\d{4,}\/\d+$/.test(id)).map(([id, note]) => [id, {
+      class: text(note.class, 200) ?? id, name: text(note.name, 80), text: text(note.text, 2000), tag: TAGS.includes(note.tag) ? note.tag : null, merge: Number.isInteger(note.merge) ? note.merge : null }]));
+  }
+
   /** The page of all notes. */
   function notesPage(atlas) {
     const notes = all(atlas), ids = Object.keys(notes).sort();
@@ -70,7 +77,7 @@
         const given = JSON.parse(await event.target.files[0].text());
         if (given.format !== "sparks-lens-notes" || typeof given.notes !== "object") throw new Error();
         if (given.fingerprint !== atlas.fingerprint) throw new Error("These notes are about another atlas.");
-        keep(atlas, { ...all(atlas), ...given.notes });
+        keep(atlas, { ...all(atlas), ...cleaned(given.notes) });
         redraw();
         Lens.say("Notes added.");
       } catch (error) { Lens.say(error.message || "This is not a file of notes."); }
