@@ -91,7 +91,7 @@ def test_an_example_byte_by_byte():
 
 
 def test_what_is_written_is_read(shard):
-    found = list(clickme.read([shard, shard], num_threads=3))
+    found = list(clickme.read([shard, shard]))
     assert [c.label for c in found] == [*range(10)] * 2
     assert [c.has_map for c in found] == [True] * 8 + [False] * 2 + [True] * 8 + [False] * 2
     image, heatmap = photo(3)
