@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from sparks_jax import lens
+from sparks_jax.cli import main
 from sparks_jax.concepts import encode
 from sparks_jax.lens import server_films, server_guard, server_run, server_uploads
 from sparks_jax.lens.export import export
@@ -494,4 +495,14 @@ def test_a_site_needs_no_server_and_holds_no_dictionary(bundle, tmp_path):
     assert not any("banks" in name or name.endswith((".json", ".f32")) for name in files)
     with pytest.raises(FileExistsError, match="--force"):
         export(bundle, tmp_path / "site")
-    export(bundle, tmp_path / "site", force=True)
+
+
+def test_the_command_exports(bundle, tmp_path, capsys):
+    arguments = ["lens", "export", str(bundle), "--out", str(tmp_path / "site")]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "site/index.html")
+    assert main(arguments) == 2
+    assert "--force" in capsys.readouterr().err
+    assert main([*arguments, "--force"]) == 0
+    assert main(["lens", "export", str(tmp_path / "nothing")]) == 2
+    assert "sparks lens build" in capsys.readouterr().err

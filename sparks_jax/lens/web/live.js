@@ -20,8 +20,8 @@
   const query = (values) => new URLSearchParams(values).toString();
 
   /** A photograph as what `subjectView` shows. */
-  async function explain(atlas, blob, title, id = null) {
-    const found = await (await ask(`${atlas.id}/explain?${query(id ? { class: id } : {})}`, blob)).json();
+  async function explain(atlas, blob, title, id = null, signal = undefined) {
+    const found = await (await ask(`${atlas.id}/explain?${query(id ? { class: id } : {})}`, blob, signal)).json();
     const one = await Lens.readClass(atlas, atlas.classes.find((entry) => entry.id === found.class));
     const flat = (map) => ({ values: Float32Array.from(map.flat()), height: map.length, width: map[0].length });
     const maps = { where_codes: found.codes.map(flat) };
@@ -71,22 +71,25 @@
   async function photoPage(lens, atlas) {
     const holder = h("div", { class: "holder", "aria-live": "polite" });
     const rivals = lens.atlases.filter((one) => one.id !== atlas.id && Lens.live.atlases[one.id]?.live);
-    let second = null;
+    let second = null, stop = new AbortController();
 
     async function show(id = null) {
       if (!held.blob) return;
+      stop.abort(); // of two photographs the later one counts, and nobody computes for the earlier
+      const mine = (stop = new AbortController());
       holder.replaceChildren(h("p", { class: "wait" }, "Looking …"));
       try {
-        const got = await explain(atlas, held.blob, held.name, id);
+        const got = await explain(atlas, held.blob, held.name, id, mine.signal);
         const parts = [result(atlas, got, { again: show })];
         if (second) {
-          const other = await explain(second, held.blob, held.name);
+          const other = await explain(second, held.blob, held.name, null, mine.signal);
           const column = (where, one) => h("section", { "aria-label": where.model.name }, h("h2", {}, where.model.name), h("p", { class: "soft" }, `${where.title}: ${short(one.one.name)}`), small(where, one));
           parts.unshift(h("div", { class: "compare" }, column(atlas, got), column(second, other)));
         }
+        if (mine.signal.aborted) return;
         holder.replaceChildren(...parts);
         Lens.say(`${short(got.one.name)}, ${percent(got.found.predictions[0].probability)}`);
-      } catch (error) { holder.replaceChildren(h("p", { class: "note", role: "alert" }, error.message)); }
+      } catch (error) { if (error.name !== "AbortError") holder.replaceChildren(h("p", { class: "note", role: "alert" }, error.message)); }
     }
     const small = (where, { one, subject }) => { const view = Lens.subjectView(where, one, subject, { chosen: subject.importances.indexOf(Math.max(...subject.importances)), onpick: (to) => view.lens.pick(to) }); return view; };
 
@@ -107,7 +110,7 @@
     const page = h("article", { class: "page" }, h("p", { class: "eyebrow" }, h("a", { href: `#/${atlas.id}` }, atlas.title)), h("h1", {}, "Your photograph"),
       h("p", { class: "lead" }, `What ${atlas.model.name} sees in it, and by which concepts. It stays on the computer that runs Lens, in memory, and is forgotten.`),
       drop, rivals.length > 0 && h("label", { class: "order" }, "Compare with ", h("select", { onchange: async (event) => { second = event.target.value ? await Lens.readAtlas(event.target.value) : null; show(); } }, h("option", { value: "" }, "no other model"), rivals.map((one) => h("option", { value: one.id }, one.title)))), holder);
-    page.lens = { release: () => document.removeEventListener("paste", paste) };
+    page.lens = { release: () => { document.removeEventListener("paste", paste); stop.abort(); } };
     if (held.blob) { drop.classList.add("small"); show(); }
     return page;
   }
@@ -137,17 +140,18 @@
     async function play() {
       const image = h("img", { alt: `Concept ${k + 1}, being made from noise` }), bar = h("progress", { max: 1, value: 0, "aria-label": "Steps" }), text = h("p", { class: "small" }, "Waiting for the network …");
       stop = new AbortController();
+      const watch = setInterval(() => { if (!box.isConnected) stop.abort(); }, 500); // another concept was chosen
       box.replaceChildren(image, bar, text, h("button", { class: "button", onclick: () => stop.abort() }, "Stop"));
       try {
         const answer = await ask(`${atlas.id}/film?${query({ class: one.id, concept: k, seed: seed++ })}`, null, stop.signal);
         for await (const line of lines(answer.body)) {
-          if (!box.isConnected) { stop.abort(); return; } // another concept was chosen
           if (line.error) throw new Error(line.error);
           image.src = line.image;
           bar.value = line.step / line.steps;
           text.textContent = `Step ${line.step} of ${line.steps}, score ${number(line.score)}`;
         }
       } catch (error) { if (error.name !== "AbortError") text.textContent = error.message; }
+      clearInterval(watch);
       start.textContent = "Once more, from another start";
       box.lastChild.replaceWith(start);
     }
