@@ -80,7 +80,7 @@ def utility(correct_with: Correct, correct_without: Correct) -> float:
 def session_utilities(correct_with: Correct, correct_without: Correct) -> Float[np.ndarray, " s"]:
     r"""Utility of each session: how much the explanations of K examples help.
 
-    $U_K = P(\psi^{(K)}_{\Phi} = f) \,/\, P(\psi^{(K)} = f)$
+    $U_K = P(\psi^{(K)}_{\Phi} = f) \,/\, P(\psi^{(K)} = f)$; NaN where nobody was right without explanations
 
     Args:
         correct_with: `(participants, sessions, …)` of those who saw explanations.
@@ -97,7 +97,8 @@ def session_utilities(correct_with: Correct, correct_without: Correct) -> Float[
         Colin et al. 2022, arXiv:2112.04417.
     """
     first, second = _both(correct_with, correct_without)
-    return first.mean(0) / _positive(second.mean(0))
+    above, below = first.mean(0), second.mean(0)
+    return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
 
 
 def utility_interval(
@@ -143,12 +144,12 @@ def utility_interval(
     below, above = (_redrawn(group, rng, num_bootstraps) for group in (second, first))
     ends = [(1 - level) / 2, (1 + level) / 2]
     below = np.maximum(below, np.finfo(float).tiny)  # a draw of participants who never were right
-    draws, by_session = above.mean(1) / below.mean(1), above / below
+    draws, by_session, sessions = above.mean(1) / below.mean(1), above / below, session_utilities(first, second)
     return Utility(
         utility(first, second),
         np.quantile(draws, ends),
-        session_utilities(first, second),
-        np.quantile(by_session, ends, axis=0).T,
+        sessions,
+        np.where(np.isnan(sessions)[:, None], np.nan, np.quantile(by_session, ends, axis=0).T),
         draws,
     )
 
@@ -234,8 +235,8 @@ def _mean(correct: Correct, name: str) -> float:
     return _values(correct, name).mean()
 
 
-def _positive(accuracy: Any) -> Any:
-    if np.any(np.asarray(accuracy) == 0):
+def _positive(accuracy: float) -> float:
+    if accuracy == 0:
         raise ValueError("nobody was right without explanations, so that the ratio is not defined; report accuracies")
     return accuracy
 

@@ -18,7 +18,7 @@ from sparks_jax.human.responses import FORMAT
 from sparks_jax.human.study import BASELINE, Item, Study, items
 from sparks_jax.jobs import outputs
 
-SIDE = 320  # of a picture in a page, at most
+SIDE = 384  # of a picture in a page, at most
 LOSSLESS = 128  # pictures no larger than this are kept to the pixel
 QUALITY = 80  # of the others, WebP
 STUDY = "study.json"

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from sparks_jax.human.responses import Finding, Graded, Response, analyse, grade, read_response
 from sparks_jax.human.study import Study
 from sparks_jax.jobs import outputs, study_page
@@ -122,14 +124,19 @@ def record(study: Study, graded: Graded, found: dict[str, Finding]) -> dict[str,
     conditions = {
         name: {
             "participants": graded.participants[name],
-            "accuracies": one.accuracies.tolist(),
+            "accuracies": one.accuracies.tolist() if one.participants else None,
             "utility": None if one.utility is None else one.utility.value,
             "utility_interval": None if one.utility is None else one.utility.interval.tolist(),
-            "session_utilities": None if one.utility is None else one.utility.sessions.tolist(),
-            "session_intervals": None if one.utility is None else one.utility.session_intervals.tolist(),
+            "session_utilities": None if one.utility is None else _numbers(one.utility.sessions),
+            "session_intervals": None if one.utility is None else [*map(_numbers, one.utility.session_intervals)],
             "p": one.p,
             "p_holm": one.adjusted,
         }
         for name, one in found.items()
     }
     return {"study": study.identity, "title": study.title, "conditions": conditions, "excluded": graded.excluded}
+
+
+def _numbers(values: np.ndarray) -> list[float | None]:
+    """As JSON knows them: NaN is null."""
+    return [float(v) if np.isfinite(v) else None for v in values]

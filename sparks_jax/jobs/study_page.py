@@ -121,7 +121,7 @@ def _sessions(study: Study, found: Mapping[str, Finding]) -> str:
     rows = ""
     for place, (name, one) in enumerate(found.items()):
         accuracies = [_share(a) for a in one.accuracies]
-        ratios = ["–"] * len(accuracies) if one.utility is None else [f"{u:.2f}" for u in one.utility.sessions]
+        ratios = ["–"] * len(accuracies) if one.utility is None else [_ratio(u) for u in one.utility.sessions]
         cells = "".join(f"<td>{cell}</td>" for cell in accuracies + ratios)
         rows += f'<tr><th scope="row">{key(place)}{html.escape(name)}</th>{cells}</tr>'
     head = "".join(f'<th scope="col">{name}</th>' for name in heads)
@@ -159,7 +159,7 @@ def progress(schedule: Sequence[int], found: Mapping[str, Finding]) -> str:
             stroke = f'stroke="var(--c{place % COLOURS})" stroke-dasharray="{DASHES[place % COLOURS]}"'
             lines += f'<path class="curve" d="M{points}" {stroke}/>'
     said = "; ".join(f"{name} {', '.join(map(_share, one.accuracies))}" for name, one in found.items())
-    return _svg(TALL, f"Right predictions: {said}", lines + _text(left, 14, "right predictions", "start"))
+    return _svg(TALL, f"Right predictions: {said}", lines + _text(left, 14.0, "right predictions", "start"))
 
 
 def _excluded(graded: Graded) -> str:
@@ -198,6 +198,10 @@ def _p(p: float | None) -> str:
 
 def _share(share: float) -> str:
     return f"{100 * share:.0f} %" if np.isfinite(share) else "–"
+
+
+def _ratio(u: float) -> str:
+    return f"{u:.2f}" if np.isfinite(u) else "–"
 
 
 def _step(span: float) -> float:
