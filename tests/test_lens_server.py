@@ -125,6 +125,15 @@ def test_users_at_once_share_a_program_and_no_results(port, served):
     assert {id: live.see._cache_size() for id, live in served.lives.items()} == compiled == {"synthetic": 1, "other": 1}
 
 
+def test_a_warm_server_has_compiled_before_it_is_asked(bundle):
+    app = application(bundle, {"synthetic": network(CLASSES)}, warm=True)
+    live = app.app.state.served.lives["synthetic"]
+    with serving(app) as port:
+        until(lambda: live.see._cache_size() == 1)
+        assert ask_json(port, "/api/synthetic/explain", photograph()[0])[0] == 200
+    assert live.see._cache_size() == 1
+
+
 def test_a_film_shows_every_segment_and_ends(port, optimized):
     status, headers, content = ask(port, "POST", "/api/synthetic/film?class=0001&concept=2&seed=3")
     lines = [json.loads(line) for line in content.splitlines()]

@@ -81,6 +81,7 @@ def application(
     hosts: tuple[str, ...] = LOOPBACK,
     token: str | None = None,
     steps: int | None = None,
+    warm: bool = False,
 ) -> Guard:
     """The server as an ASGI application.
 
@@ -90,6 +91,7 @@ def application(
         hosts: Names that the server is asked by.
         token: Asked of everybody; None for nobody.
         steps: Of a film, if not the usual number.
+        warm: Compile the programs of explanations at once, rather than for the first photograph.
 
     Raises:
         FileNotFoundError: If there is no bundle.
@@ -99,8 +101,10 @@ def application(
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        compiled = [asyncio.ensure_future(served.worker.run(live.warm)) for live in served.lives.values() if warm]
         yield
         served.worker.close()
+        await asyncio.gather(*compiled, return_exceptions=True)
 
     post = lambda path, answer: Route(f"/api/{{atlas}}/{path}", _photograph(served, answer), methods=["POST"])
     routes = [

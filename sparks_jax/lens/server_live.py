@@ -129,6 +129,11 @@ class Live:
         """A photograph as the network sees it."""
         return jnp.asarray(self.network.prepare(pixels, self.network.size), jnp.float32)
 
+    def warm(self) -> None:
+        """Compile the program of explanations, with a photograph of nothing."""
+        if self.entries:
+            self.explain(np.zeros((self.network.size, self.network.size, 3), np.uint8), next(iter(self.entries)))
+
     def explain(self, pixels: np.ndarray, id: str | None) -> dict[str, Any]:
         """What the network says of a photograph, and what the concepts of a class have to do with it.
 

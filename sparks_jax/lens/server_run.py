@@ -67,7 +67,7 @@ def run(settings: Settings, *, say: Say) -> int:
     port = listening.getsockname()[1]
     token = None if settings.host in LOOPBACK else secrets.token_urlsafe(24)
     networks = {} if settings.static else load_networks(settings, say)
-    app = application(settings.bundle, networks, token=token)
+    app = application(settings.bundle, networks, token=token, warm=True)
     host = socket.gethostname() if settings.host in ("0.0.0.0", "::") else settings.host
     name = f"[{host}]" if ":" in host else host
     address = f"http://{name}:{port}/" + (f"?token={token}" if token else "")

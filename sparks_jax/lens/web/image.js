@@ -65,6 +65,7 @@
       Object.entries(KINDS).map(([id, [text, title]]) => h("button", { class: "tool", title, "aria-pressed": String(id === kind), data: { kind: id }, onclick: async () => {
         for (const other of choose.querySelectorAll("[data-kind]")) other.setAttribute("aria-pressed", String(other.dataset.kind === id));
         stage.setAttribute("aria-busy", "true");
+        if (subject.prepare) Lens.say("Looking; the first time takes longer");
         try { await subject.prepare?.(id); kind = id; draw(); } catch (error) { Lens.say(error.message); }
         stage.removeAttribute("aria-busy");
       } }, text)),

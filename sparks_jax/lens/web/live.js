@@ -77,7 +77,7 @@
       if (!held.blob) return;
       stop.abort(); // of two photographs the later one counts, and nobody computes for the earlier
       const mine = (stop = new AbortController());
-      holder.replaceChildren(h("p", { class: "wait" }, "Looking …"));
+      holder.replaceChildren(h("p", { class: "wait" }, "Looking … (the first photograph takes longer: the network is being compiled)"));
       try {
         const got = await explain(atlas, held.blob, held.name, id, mine.signal);
         const parts = [result(atlas, got, { again: show })];
