@@ -1,4 +1,4 @@
-"""The words of `sparks lens`: `serve` and `export` a bundle."""
+"""The words of `sparks lens`: `build`, `serve` and `export` a bundle."""
 
 import argparse
 from collections.abc import Callable
@@ -7,6 +7,8 @@ from typing import Any
 
 EXAMPLES = """\
 examples:
+  sparks lens build                                two small atlases of what is at hand, and the page opens
+  sparks lens build --data photos/ --model resnet50 --weights resnet50.pth
   sparks lens serve lens-bundle                    the page, with your own photographs
   sparks lens serve lens-bundle --browser          and open it
   sparks lens export lens-bundle --out site        a folder for any web host, or to open from disk
@@ -27,8 +29,74 @@ def add_lens(commands: Any, say: Callable[[str], None]) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     ).add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_build(lens, say)
     _add_serve(lens, say)
     _add_export(lens)
+
+
+BUILD_EXAMPLES = """\
+examples:
+  sparks lens build                                ImageNet photographs and the glyph world, whose truth is known
+  sparks lens build --data photos/                 a folder of class folders: their names are the true classes
+  sparks lens build --data imagenet_v2 --split test --model resnet50 --weights resnet50.pth
+  sparks lens build --data photos/ --model my_network.py:make --classes names.txt --most 100 --rank 10
+
+What it will take is said first. A build that was killed goes on where it was: give the same command again.
+"""
+
+
+def _add_build(lens: Any, say: Callable[[str], None]) -> None:
+    build = lens.add_parser(
+        "build",
+        help="make a bundle: what a network uses for each class of your images",
+        description="Find out what a network uses for each class of images, and write a bundle about it.",
+        epilog=BUILD_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = build.add_argument
+    add("--data", metavar="DATA", help="folder of class folders, or a data set of TFDS (photographs at hand)")
+    add("--split", default="train", help="of a data set of TFDS (train)")
+    add("--model", metavar="NAME", help="the network, as for `sparks explain` (efficientnet_lite0)")
+    add("--weights", metavar="FILE", help="its weights")
+    add("--classes", metavar="FILE", help="names of its classes, one per line")
+    add("--size", type=int, metavar="N", help="side of its images in pixels (its own)")
+    add("--out", type=Path, default=Path("lens-bundle"), metavar="FOLDER", help="of the bundle (lens-bundle)")
+    add("--name", help="of the atlas in it, where there may be several")
+    add("--title", help="of the atlas, for people")
+    add("--only", metavar="A,B", help="classes, by number or name (all that have images)")
+    for flag, what in BUILD_NUMBERS.items():
+        add(flag, type=int, metavar="N", help=what)
+    add("--view", choices=("crops", "positions"), help="what is factorized (crops)")
+    add("--crop", type=float, metavar="SHARE", help="side of a crop over that of the image (0.29)")
+    add("--force", action="store_true", help="replace an atlas of another network, other images or settings")
+    add("--smoke", action="store_true", help="few classes, images and steps: does everything work?")
+    add("--quiet", action="store_true", help="no progress")
+    add("--open", action=argparse.BooleanOptionalAction, help="show the bundle in a browser at the end")
+    add("--traceback", action="store_true", help="show where in the code an error comes from")
+
+    def command(options: argparse.Namespace) -> int:
+        from sparks_jax.lens.build import run
+
+        return run(options, say=say)
+
+    build.set_defaults(command=command)
+
+
+BUILD_NUMBERS = {
+    "--rank": "concepts of a class (10)",
+    "--most": "images of a class, at most (300)",
+    "--least": "images that a class needs (10)",
+    "--max-classes": "classes, those with most images (all)",
+    "--pictures": "concepts of each class that are made visible by MACO (10)",
+    "--picture-steps": "steps of each (128)",
+    "--picture-crops": "crops at each step (8)",
+    "--picture-size": "side of what the network is shown of them, in pixels (its own)",
+    "--parts": "concepts of each class that are taken apart at an earlier layer (1)",
+    "--exhibits": "images of each class that are shown large, with maps (4)",
+    "--at-once": "classes factorized by one call on each device (4)",
+    "--chunk": "images at once on each device (4 on a CPU, 64 on an accelerator)",
+    "--seed": "of all that is random (0)",
+}
 
 
 def _add_serve(lens: Any, say: Callable[[str], None]) -> None:

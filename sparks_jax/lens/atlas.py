@@ -112,7 +112,8 @@ def build_atlas(
     check_halves(network)
     devices = jax.local_devices() if devices is None else devices
     settings = settings._replace(chunk=settings.chunk or default_chunk())
-    print_of = fingerprint(VERSION, __version__, network.model, network.classes, network.size, source.identity, settings)
+    asked = (network.classes, network.size, source.identity, settings)
+    print_of = fingerprint(VERSION, __version__, network.model, asked)
     if jax.process_index() == 0:
         open_place(root / title.id, print_of, force=force)
     _together("opened")
@@ -173,7 +174,7 @@ def _guess(build: Build) -> costs.Work:
     if build.source.labelled:
         sizes = np.bincount(labels[labels >= 0])
     else:
-        most = settings.max_classes or len(settings.classes) or len(build.engine.network.classes)
+        most = settings.max_classes or len(settings.only) or len(build.engine.network.classes)
         num = max(1, min(most, len(labels) // max(settings.least, 1)))
         sizes = np.full(num, len(labels) // num)
     sizes = np.sort(np.minimum(sizes[sizes >= settings.least], settings.most))[::-1]
@@ -285,7 +286,7 @@ def _write_index(build: Build, facts: Facts, entries: list[schema.ClassEntry], a
     told = (source.labels >= 0) & facts.predictions.readable
     right = (source.labels == facts.predictions.first)[told].sum()
     settings = build.engine.settings._asdict()
-    settings["classes"] = ", ".join(settings["classes"])
+    settings["only"] = ", ".join(settings["only"])
     known = sorted(source.known(0)) if source.known is not None else []
     record = schema.AtlasRecord(
         FORMAT, VERSION, build.place.fingerprint, build.title.id, build.title.title,

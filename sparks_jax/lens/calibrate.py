@@ -59,6 +59,7 @@ def calibrate(found: Probe, halves: Halves, painter: Painter, settings: Settings
     """
     d = halves.grid[-1]
     backward, compiling = BACKWARD * found.forward, COMPILING * found.compiling
+    view = backward
     if settings.pictures:
         atoms = np.ones((painter.width, d), np.float32) / d**0.5
         states = painter.init(halves.features, atoms)
@@ -66,12 +67,12 @@ def calibrate(found: Probe, halves: Halves, painter: Painter, settings: Settings
         _, first = _timed(run)
         _, second = _timed(run)
         views = painter.width * painter.steps * settings.picture_crops
-        backward, compiling = second / views, max(first - second, 0.0)
+        view, compiling = second / views, max(first - second, 0.0)
     product = jax.jit(lambda a, d: a @ d)
     acts, atoms = jnp.ones((ROWS, d)), jnp.ones((d, settings.rank))
     jax.block_until_ready(product(acts, atoms))
     _, seconds = _timed(lambda: jax.block_until_ready(product(acts, atoms)))
-    return Units(found.forward, backward, seconds / (ROWS * d), found.compiling, compiling, COMPILE_FIT)
+    return Units(found.forward, backward, view, seconds / (ROWS * d), found.compiling, compiling, COMPILE_FIT)
 
 
 COMPILE_FIT = 15.0  # seconds on two cores, whatever the network

@@ -28,6 +28,7 @@ class Units(NamedTuple):
     Attributes:
         forward: Of an image through the network.
         backward: Of an image there and back.
+        view: Of a crop of a picture there and back, which may be smaller.
         product: Of one product of all concepts with a number of the activations of views, in a factorization.
         compile_forward: Compiling the first.
         compile_backward: Compiling the second.
@@ -36,6 +37,7 @@ class Units(NamedTuple):
 
     forward: float
     backward: float
+    view: float
     product: float
     compile_forward: float
     compile_backward: float
@@ -75,13 +77,14 @@ def forecast(work: Work, units: Units, settings: Settings, *, early: bool) -> di
     # Two factorizations, each step two products with the activations; what is measured besides is as much again.
     products = 2 * 2 * settings.steps * work.rows * 2
     maps = classes * settings.exhibits * settings.rank
+    part_views = parts * settings.part_images
     return {
         PREDICT: work.images * units.forward,
         ACTS: (work.members + work.views) * units.forward,
         FIT: units.compile_fit + products * units.product,
         MAPS: (COMPILING[MAPS] * units.compile_backward if maps else 0) + maps * units.backward,
-        PARTS: (COMPILING[PARTS] * units.compile_backward if parts else 0) + parts * 16 * units.backward,
-        PICTURES: views * units.backward,
+        PARTS: (COMPILING[PARTS] * units.compile_backward if parts else 0) + part_views * units.backward,
+        PICTURES: views * units.view,
         WRITE: WRITING * classes,
         LINK: 2.0 + 1e-7 * (classes * settings.rank) ** 2,
     }

@@ -59,6 +59,7 @@ def painter(size: int, settings: Settings, chunk: int, devices: Sequence[Any]) -
         chunk: Crops at once on each device.
         devices: Of this process.
     """
+    size = min(size, settings.picture_size or size)
     spectrum = featviz.Spectrum.natural(round(MARGIN * size))
     steps = min(EVERY, settings.picture_steps)
     segments = -(-settings.picture_steps // steps)

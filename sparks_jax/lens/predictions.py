@@ -132,7 +132,7 @@ def members(found: Predictions, source: Source, network: Network, settings: Sett
         ValueError: If no class has images enough, or one that was asked for has not.
     """
     first = found.first
-    asked = [find_label(text, network.classes) for text in settings.classes]
+    asked = [find_label(text, network.classes) for text in settings.only]
     sizes = np.bincount(first[first >= 0], minlength=len(network.classes))
     if few := [label for label in asked if sizes[label] < settings.least]:
         raise ValueError(

@@ -17,7 +17,7 @@ class Settings(NamedTuple):
         rank: Concepts of a class.
         view: `"crops"`, resized to whole images as in the paper, or `"positions"` of the activations.
         crop: Side of a crop over that of the image (the paper: 64 to 128 of 224 pixels).
-        classes: Only these, by number or name; none: all that have images.
+        only: Only these classes, by number or name; none: all that have images.
         max_classes: Those with most images, so many at most; None for all.
         most: Images of a class, at most.
         least: Images that a class needs.
@@ -26,8 +26,10 @@ class Settings(NamedTuple):
         pictures: Concepts of each class that are made visible by MACO.
         picture_steps: Steps of each.
         picture_crops: Crops at each step.
+        picture_size: Side of what the network is shown of them; None for that of its images.
         parts: Concepts of each class that are taken apart at an earlier layer.
         part_rank: Sub-concepts of each.
+        part_images: That they are taken apart on: those with most of the concept.
         exhibits: Images of each class that are shown large, with maps.
         crops: Crops shown of each concept.
         plane_steps: Of t-SNE.
@@ -39,7 +41,7 @@ class Settings(NamedTuple):
     rank: int = 10
     view: str = "crops"
     crop: float = 64 / 224
-    classes: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
     max_classes: int | None = None
     most: int = 300
     least: int = 10
@@ -48,8 +50,10 @@ class Settings(NamedTuple):
     pictures: int = 10
     picture_steps: int = 128
     picture_crops: int = 8
+    picture_size: int | None = None
     parts: int = 1
     part_rank: int = 3
+    part_images: int = 16
     exhibits: int = 4
     crops: int = 4
     plane_steps: int = 400
@@ -60,14 +64,15 @@ class Settings(NamedTuple):
 
 # Few and small, for a CPU: the atlases that a build without arguments makes.
 PHOTOGRAPHS: dict[str, Any] = dict(
-    rank=5, crop=96 / 224, max_classes=6, most=30, least=8, pictures=3, picture_steps=48, picture_crops=4
-)
+    rank=5, crop=96 / 224, max_classes=5, most=16, least=8, pictures=2, picture_steps=32, picture_crops=4,
+    picture_size=160, exhibits=3, part_images=8,
+)  # fmt: skip
 GLYPHS: dict[str, Any] = dict(
-    rank=6, view="positions", crop=0.3, most=60, pictures=4, picture_steps=64, picture_crops=4
+    rank=6, view="positions", crop=0.3, most=60, pictures=3, picture_steps=48, picture_crops=4
 )
 SMOKE: dict[str, Any] = dict(
     rank=2, most=8, least=3, rivals=2, steps=5, pictures=1, picture_steps=2, picture_crops=1, parts=1, part_rank=2,
-    exhibits=1, crops=1, plane_steps=8, at_once=2, max_classes=2,
+    part_images=4, exhibits=1, crops=1, plane_steps=8, at_once=2, max_classes=2,
 )  # fmt: skip
 
 
@@ -90,7 +95,7 @@ def check(settings: Settings) -> None:
     if not 0 < settings.crop <= 1:
         raise ValueError(f"crop is {settings.crop}, expected a share of the side, above 0 and at most 1")
     least = dict(rank=1, most=1, least=1, rivals=1, steps=1, pictures=0, picture_steps=1, picture_crops=1, parts=0)
-    least |= dict(part_rank=1, exhibits=0, crops=1, plane_steps=1, at_once=1, seed=0)
+    least |= dict(part_rank=1, part_images=1, exhibits=0, crops=1, plane_steps=1, at_once=1, seed=0)
     for name, low in least.items():
         value = getattr(settings, name)
         if value < low:

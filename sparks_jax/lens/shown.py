@@ -18,7 +18,6 @@ from sparks_jax.lens.settings import EXHIBIT, QUALITY, THUMBNAIL, TILE
 from sparks_jax.lens.sources import Source
 from sparks_jax.lens.studies import Engine, boxes_of, dictionary_of
 
-PART_IMAGES = 16  # that a concept is taken apart on: those with most of it
 STRONG = 0.1  # share of the places of a concept, the strongest, that it is taken apart at: the paper's
 SHEET = 400  # images in a sheet, at most
 
@@ -217,8 +216,8 @@ def _parts(gallery: Gallery, images: np.ndarray) -> list[schema.Decomposition | 
     wanted = [k for k in range(min(engine.settings.parts, rank)) if gallery.one["codes"][:, k].any()]
     if engine.halves.early is None or not wanted:
         return [None] * rank
-    rows = [np.argsort(-gallery.one["amounts"][:, k], kind="stable")[:PART_IMAGES] for k in wanted]
-    rows = [np.resize(row, PART_IMAGES) for row in rows]  # again from the first, where there are fewer
+    rows = [np.argsort(-gallery.one["amounts"][:, k], kind="stable")[: engine.settings.part_images] for k in wanted]
+    rows = [np.resize(row, engine.settings.part_images) for row in rows]  # again from the first, where there are fewer
     acts = [in_chunks(engine.early, engine.halves.early, images[row], engine.size) for row in rows]
     inside = [
         _inside(gallery.one["image_codes"][row, ..., k], acts[0].shape[1:3])
@@ -229,7 +228,10 @@ def _parts(gallery: Gallery, images: np.ndarray) -> list[schema.Decomposition | 
     found = in_chunks_keyed(engine, (np.stack(acts), np.stack(inside), labels), keys)
     decompositions: list[schema.Decomposition | None] = [None] * rank
     for i, (k, row) in enumerate(zip(wanted, rows, strict=True)):
-        decompositions[k] = _decomposition(gallery, k, row, jax.tree.map(lambda a, i=i: a[i], found))
+        part = jax.tree.map(lambda a, i=i: a[i], found)
+        # Activations of a lower rank than was asked for have no factorization, and the concept no parts.
+        if all(np.isfinite(array).all() for array in part):
+            decompositions[k] = _decomposition(gallery, k, row, part)
     return decompositions
 
 

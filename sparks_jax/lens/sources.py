@@ -178,7 +178,7 @@ def _rgb(pixels: np.ndarray) -> np.ndarray:
 # --- what is at hand --------------------------------------------------------------------------------------
 
 # Squares cut from each photograph, over its shorter side, and how many along each side.
-SQUARES = ((1.0, 2), (0.8, 3), (0.62, 4), (0.5, 4))
+SQUARES = ((1.0, 2), (0.76, 3), (0.56, 4))
 
 
 def photographs() -> Source:

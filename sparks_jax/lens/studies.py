@@ -142,6 +142,10 @@ def study_batch(
         found = {f"dictionary_{field}": getattr(made.dictionary, field) for field in ("atoms", "mean", "scale")}
         found |= {field: getattr(made, field) for field in Study._fields if field != "dictionary"}
         found = {field: array[: len(batch)] for field, array in found.items()}
+        for one, atoms in zip(batch, found["dictionary_atoms"], strict=True):
+            if not np.isfinite(atoms).all():
+                name = engine.network.classes[one.label]
+                raise ValueError(f"the activations of {name!r} have no {len(atoms)} concepts; ask for fewer (--rank)")
         place.keep(name, found)
     return found
 
