@@ -32,7 +32,8 @@ def bottom_up(x: Image, *, sigma: float = 0.04) -> Heatmap:
     spectrum = jnp.fft.fft2(x, axes=(0, 1))
     size = jnp.abs(spectrum)
     # Frequencies without amplitude have no phase: they count as little as the rounding of the largest.
-    logs = jnp.log(jnp.maximum(size, size.max() * jnp.finfo(x.dtype).eps))
+    rounding = size.max() * jnp.finfo(x.dtype).eps
+    logs = jnp.log(jnp.maximum(size, jnp.where(rounding > 0, rounding, 1)))
     residual = logs - _mean_of_neighbours(logs)
     phase = spectrum / jnp.where(size > 0, size, 1)
     energy = jnp.square(jnp.abs(jnp.fft.ifft2(jnp.exp(residual) * phase, axes=(0, 1)))).sum(-1)

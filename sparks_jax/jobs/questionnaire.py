@@ -151,7 +151,7 @@ def source(pixels: np.ndarray) -> str:
     if small:
         picture.save(buffer, "PNG", optimize=True)
     else:
-        picture.save(buffer, "WEBP", quality=QUALITY, method=6)
+        picture.save(buffer, "WEBP", quality=QUALITY)
     kind = "png" if small else "webp"
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
