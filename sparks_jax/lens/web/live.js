@@ -83,7 +83,7 @@
         const parts = [result(atlas, got, { again: show })];
         if (second) {
           const other = await explain(second, held.blob, held.name, null, mine.signal);
-          const column = (where, one) => h("section", { "aria-label": where.model.name }, h("h2", {}, where.model.name), h("p", { class: "soft" }, `${where.title}: ${short(one.one.name)}`), small(where, one));
+          const column = (where, one) => h("section", { "aria-label": `${where.model.name}, ${where.title}` }, h("h2", {}, where.model.name), h("p", { class: "soft" }, `${where.title}: ${short(one.one.name)}`), small(where, one));
           parts.unshift(h("div", { class: "compare" }, column(atlas, got), column(second, other)));
         }
         if (mine.signal.aborted) return;

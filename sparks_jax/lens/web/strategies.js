@@ -95,7 +95,7 @@
       for (let row = 0; row < one.n; row++) if (one.point("cluster", row) === i) rows.push(row);
       plane.lens.select(rows);
       list(rows, `Strategy ${i + 1}`);
-    } }, h("span", { class: "with" }, h("strong", {}, `Strategy ${i + 1}`), ": ", cluster.concepts.map((k) => badge(k)), h("span", { class: "hide" }, `concepts ${cluster.concepts.map((k) => k + 1).join(", ")}`)), h("span", { class: "soft" }, `${percent(cluster.prevalence.value)} of images, right in ${percent(cluster.reliability.value)}${cluster.reliability.value === null ? "" : ` (${range(cluster.reliability, percent)})`}`))));
+    } }, h("span", { class: "with" }, h("strong", {}, `Strategy ${i + 1}`), cluster.concepts.map((k) => badge(k)), h("span", { class: "hide" }, `concepts ${cluster.concepts.map((k) => k + 1).join(", ")}`)), h("span", { class: "soft" }, `${percent(cluster.prevalence.value)} of images, right in ${percent(cluster.reliability.value)}${cluster.reliability.value === null ? "" : ` (${range(cluster.reliability, percent)})`}`))));
     const section = Lens.section("strategies", "How it recognises them", `${count(one.n, "image")}, placed by what each concept adds (${one.strategies.embedding}). Draw a loop around some, or choose a group.`,
       chips, Lens.planeTools(plane), h("div", { class: "split" }, h("div", {}, plane, clusters.length > 0 && h("ul", { class: "clusters" }, clusters)), side));
     everything();
