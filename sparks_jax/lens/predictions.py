@@ -58,7 +58,7 @@ def read_images(source: Source, network: Network, rows: Any) -> tuple[np.ndarray
         rows: Numbers of images.
     """
 
-    def one(i: int) -> np.ndarray | None:
+    def one(i: Any) -> np.ndarray | None:
         try:
             return network.prepare(source.read(int(i)), network.size)
         except (OSError, ValueError):
