@@ -168,7 +168,8 @@ def harmonizer_loss(
     factor no gradient flows
 
     0 for equal maps. Neither the scale nor the offset of a human map matters, nor, but for an epsilon of 1e-5 that is
-    small beside the deviation of a map, those of a saliency.
+    small beside the deviation of a map, those of a saliency. Beside it a map of zeros has no loss, and a network whose
+    last layer begins at zero never leaves it: begin elsewhere.
 
     Args:
         saliencies: `(b h w)` signed maps of the network, channels averaged.
