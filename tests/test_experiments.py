@@ -15,6 +15,7 @@ EXPERIMENTS = [
     ("maco_concepts", ["concepts.csv", "glyphs", "glyphs_ring.png", "run.json", "table.csv"]),
     ("maco_imagenet_classes", ["glyphs", "glyphs.png", "glyphs_opaque.png", "run.json", "table.csv"]),
     ("maco_vs_fourier", ["differences.csv", "glyphs", "glyphs.png", "run.json", "table.csv"]),
+    ("metapredictor_glyphs", ["correlations.csv", "run.json", "study", "table.csv", "utility.png"]),
     ("sae_activations", ["activations.json", "activations.npy", "checkpoints", "run.json"]),
     ("stability_mege", ["run.json", "table.csv"]),
     ("train_glyphs", ["checkpoints", "glyphs.safetensors", "run.json"]),
