@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -64,4 +65,4 @@ def build(folder, **options):
 
 
 if __name__ == "__main__":
-    build(Path(sys.argv[1]), say=print)
+    build(Path(sys.argv[1]), devices=jax.devices()[:1])

@@ -110,7 +110,7 @@ def duration(seconds: float) -> str:
     """Seconds in words.
 
     Example:
-        >>> duration(3.2), duration(150), duration(7300)
+        >>> duration(3.2), duration(150.0), duration(7300.0)
         ('3 s', '2 min 30 s', '2 h 2 min')
     """
     whole = round(seconds)
