@@ -10,6 +10,8 @@ EXPERIMENTS = [
     ("craft_glyphs", ["concepts.png", "maps.csv", "maps.png", "parts.csv", "places.csv", "run.json", "table.csv"]),
     ("craft_photos", ["run.json", "squeezenet_coffee.png", "table.csv"]),
     ("eva_digits", ["digits_plain_0", "maps_digits.png", "run.json", "table.csv"]),
+    ("harmonize_glyphs", ["maps.png", "networks", "run.json", "table.csv"]),
+    ("harmonize_imagenet", ["checkpoints", "clickme_train.array_record", "clickme_val.array_record", "run.json"]),
     ("holistic", ["extraction.png", "importance.csv", "importance.png", "regret.csv", "run.json", "table.csv"]),
     ("localization_glyphs", ["faithfulness", "maps.png", "reads_the_glyph", "reads_the_tag", "run.json", "stability"]),
     ("maco_concepts", ["concepts.csv", "glyphs", "glyphs_ring.png", "run.json", "table.csv"]),

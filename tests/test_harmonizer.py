@@ -272,6 +272,22 @@ def test_any_gradient_method_can_be_trained(name):
     assert 0.5e-3 < before - after < 1.5e-3
 
 
+def test_a_map_of_zeros_is_held():
+    """Beside the epsilon of the deviation a small map has a small loss, as the human map is rescaled to it: a trap."""
+    values = [loss_of(scale * SALIENCY, PEOPLE, ONE) for scale in (1.0, 1e-4, 1e-6, 0.0)]
+    assert values == sorted(values, reverse=True)
+    assert values[2] < values[0] / 100
+    assert values[3] < 1e-12  # the square of the epsilon that the highest pixel has
+
+
+def test_the_benchmark_runs(capsys):
+    from experiments.benchmarks.harmonizer import Config, main
+
+    table = main(Config(smoke=True))
+    assert table["harmonizer"]["bare"] == table["harmonizer"]["ms"] / table["bare"]["ms"] > 0
+    assert "jax" in capsys.readouterr().out
+
+
 def test_eight_devices_agree():
     """Tokens and maps are spread with their images; the mean is over the whole batch."""
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))

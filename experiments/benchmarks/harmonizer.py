@@ -6,7 +6,7 @@ saves and costs. The runs take turns in one process and the best of each counts;
 
 Command:  python experiments/benchmarks/harmonizer.py [--smoke] [--network resnet18] [--size 64] [--batch 16]
 Hardware: 2 CPU cores.
-Time:     not measured; --smoke a quarter of a minute, most of it compilation.
+Time:     not measured; --smoke half a minute, most of it compilation.
 Expected: not measured.
 """
 
