@@ -267,7 +267,7 @@ def show(table: list[dict[str, Any]]) -> None:
 def draw(config: Config, world: Glyphs, people: Array, maps: dict[str, Any]) -> None:
     """A picture: images with their tags, where people click, and where each twin looks."""
     n = config.pictures
-    columns = {"people": people[:n]} | {f"{twin} network": maps[twin]["unsigned"][:n] for twin in TWINS}
+    columns = {"people": people[:n]} | {twin: maps[twin]["unsigned"][:n] for twin in TWINS}
     titles = [f"{CLASSES[y]}, tag of {CLASSES[cue]}" for y, cue in zip(world.labels[:n], world.cues[:n], strict=True)]
     columns = {name: [np.asarray(m) for m in column] for name, column in columns.items()}
     viz.grid(world.images[:n], columns, titles, side=1.6).savefig(config.out / "maps.png", dpi=120)
