@@ -85,8 +85,9 @@ def certified_radius(
     if rows is None:
         factor = jnp.full((1, classes), 2**0.5 if head == "joint" else 2.0)
     else:
-        apart = jnp.linalg.norm(rows[:, :, None] - rows[:, None], axis=0)
-        factor = apart[labels]
+        # A few images at once: all pairs of a thousand classes would take gigabytes.
+        apart = lambda label: jnp.linalg.norm(rows - rows[:, label][:, None], axis=0)
+        factor = jax.lax.map(apart, labels, batch_size=16)
     apart_at_all = factor > 0
     safe = jax.nn.relu(margins - slack[:, None]) / (jnp.where(apart_at_all, factor, 1) * lipschitz)
     safe = jnp.where(apart_at_all, safe, jnp.where(margins > 0, jnp.inf, 0))
