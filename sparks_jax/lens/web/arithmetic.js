@@ -32,7 +32,9 @@
 
   /** The logit of the class while concepts go, those that add most first: k + 1 numbers. */
   function deletion(one, row) {
-    const order = Array.from({ length: one.k }, (_, k) => k).sort((a, b) => one.importanceOf(row, b) - one.importanceOf(row, a));
+    const order = Array.from({ length: one.k }, (_, k) => k).sort(
+      (a, b) => one.importanceOf(row, b) - one.importanceOf(row, a),
+    );
     const values = [one.logitOf(row, 0)];
     for (const k of order) values.push(values[values.length - 1] - one.amountOf(row, k) * one.slopeOf(k, 0));
     return { order, values };
@@ -54,13 +56,18 @@
   /** Wilson's interval for k of n, at 95 %. */
   function wilson(k, n) {
     if (n === 0) return { value: null, low: 0, high: 1, number: k, total: n };
-    const z = 1.959964, p = k / n, d = 1 + (z * z) / n;
-    const centre = (p + (z * z) / (2 * n)) / d, half = (z / d) * Math.sqrt((p * (1 - p)) / n + (z * z) / (4 * n * n));
+    const z = 1.959964,
+      p = k / n,
+      d = 1 + (z * z) / n;
+    const centre = (p + (z * z) / (2 * n)) / d,
+      half = (z / d) * Math.sqrt((p * (1 - p)) / n + (z * z) / (4 * n * n));
     return { value: p, low: Math.max(0, centre - half), high: Math.min(1, centre + half), number: k, total: n };
   }
 
   const softmax = (logits) => {
-    const most = Math.max(...logits), odds = logits.map((logit) => Math.exp(logit - most)), sum = odds.reduce((a, b) => a + b, 0);
+    const most = Math.max(...logits),
+      odds = logits.map((logit) => Math.exp(logit - most)),
+      sum = odds.reduce((a, b) => a + b, 0);
     return odds.map((odd) => odd / sum);
   };
 

@@ -17,15 +17,22 @@
       const script = document.createElement("script");
       waiting.set(name, done);
       script.src = `${name}.js`;
-      script.onerror = () => { waiting.delete(name); failed(new Error(`${name} is missing`)); };
-      script.onload = () => { script.remove(); if (waiting.delete(name)) failed(new Error(`${name} holds something else`)); };
+      script.onerror = () => {
+        waiting.delete(name);
+        failed(new Error(`${name} is missing`));
+      };
+      script.onload = () => {
+        script.remove();
+        if (waiting.delete(name)) failed(new Error(`${name} holds something else`));
+      };
       document.head.append(script);
     });
   }
 
   async function asFile(name) {
     const answer = await fetch(name);
-    if (!answer.ok) throw new Error(answer.status === 404 ? `${name} is missing` : `${name}: the server said ${answer.status}`);
+    if (!answer.ok)
+      throw new Error(answer.status === 404 ? `${name} is missing` : `${name}: the server said ${answer.status}`);
     return name.endsWith(".json") ? answer.json() : answer.arrayBuffer();
   }
 
@@ -34,10 +41,17 @@
   /** A file, parsed: JSON, or the bytes of arrays. Each is read once. */
   function load(name) {
     if (!kept.has(name)) {
-      const read = scripts ? asScript(name).then((value) => (typeof value === "string" && !name.endsWith(".json") ? bytes(value) : value)) : asFile(name);
+      const read = scripts
+        ? asScript(name).then((value) => (typeof value === "string" && !name.endsWith(".json") ? bytes(value) : value))
+        : asFile(name);
       kept.set(name, read);
       read.catch(() => kept.delete(name));
-      if (kept.size > MOST) for (const old of kept.keys()) if (/\/(classes|arrays\/\d)/.test(old)) { kept.delete(old); break; }
+      if (kept.size > MOST)
+        for (const old of kept.keys())
+          if (/\/(classes|arrays\/\d)/.test(old)) {
+            kept.delete(old);
+            break;
+          }
     }
     return kept.get(name);
   }
@@ -67,7 +81,11 @@
     if (!entry) throw new Error(`There is no atlas “${id}” in this bundle.`);
     if (again && !scripts) kept.delete(entry.file);
     const record = check(await load(entry.file), entry.file);
-    return { ...record, place: entry.file.replace(/[^/]*$/, ""), byLabel: new Map(record.classes.map((one, i) => [one.label, i])) };
+    return {
+      ...record,
+      place: entry.file.replace(/[^/]*$/, ""),
+      byLabel: new Map(record.classes.map((one, i) => [one.label, i])),
+    };
   }
 
   const POINT = ["x", "y", "concept", "cluster", "label", "correct", "score", "explained", "tile", "image"];
@@ -81,7 +99,14 @@
     const width = arrays.points.shape[1];
     const point = (column, row) => arrays.points.values[row * width + POINT.indexOf(column)];
     return {
-      ...record, entry, place: atlas.place, n, k, m, raw: arrays, point,
+      ...record,
+      entry,
+      place: atlas.place,
+      n,
+      k,
+      m,
+      raw: arrays,
+      point,
       importanceOf: (row, concept) => arrays.importances.values[row * k + concept],
       amountOf: (row, concept) => arrays.amounts.values[row * k + concept],
       logitOf: (row, rival) => arrays.logits.values[row * m + rival],
@@ -90,11 +115,15 @@
       topOf: (row) => {
         const t = arrays.top_labels.shape[1];
         return Array.from({ length: t }, (_, i) => ({
-          label: arrays.top_labels.values[row * t + i], probability: arrays.top_probabilities.values[row * t + i],
+          label: arrays.top_labels.values[row * t + i],
+          probability: arrays.top_probabilities.values[row * t + i],
         })).map((one) => ({ ...one, name: atlas.class_names[one.label] ?? `class ${one.label}` }));
       },
       map: (kind, exhibit, concept) => {
-        const { values, shape: [, , height, width] } = arrays[kind];
+        const {
+          values,
+          shape: [, , height, width],
+        } = arrays[kind];
         const start = (exhibit * k + concept) * height * width;
         return { values: values.subarray(start, start + height * width), height, width };
       },
@@ -111,10 +140,14 @@
     for (let row = 0; row < n; row++) rows.set(`${get(row, 0)} ${get(row, 1)}`, row);
     const pairs = similar.shape[1] / 2;
     return {
-      n, get, rowOf: (place, concept) => rows.get(`${place} ${concept}`),
-      similarTo: (row) => Array.from({ length: pairs }, (_, i) => ({
-        row: similar.values[row * 2 * pairs + 2 * i], cosine: similar.values[row * 2 * pairs + 2 * i + 1],
-      })).filter((one) => one.row >= 0),
+      n,
+      get,
+      rowOf: (place, concept) => rows.get(`${place} ${concept}`),
+      similarTo: (row) =>
+        Array.from({ length: pairs }, (_, i) => ({
+          row: similar.values[row * 2 * pairs + 2 * i],
+          cosine: similar.values[row * 2 * pairs + 2 * i + 1],
+        })).filter((one) => one.row >= 0),
     };
   }
 

@@ -61,7 +61,10 @@ const Lens = (() => {
     return {
       concept: (k) => rgb(get(k >= 0 && k < COLOURS ? `--c${k}` : "--cx")),
       veil: (k) => rgb(get(k >= 0 && k < COLOURS ? `--c${k}` : "--veil")), // grey would not show on a grey photograph
-      card: rgb(get("--card")), ink: rgb(get("--ink")), line: rgb(get("--line")), soft: rgb(get("--soft")),
+      card: rgb(get("--card")),
+      ink: rgb(get("--ink")),
+      line: rgb(get("--line")),
+      soft: rgb(get("--soft")),
     };
   }
 
@@ -70,14 +73,24 @@ const Lens = (() => {
     h("span", { class: `badge ${extra}`, style: { "--tint": colour(k) }, "aria-hidden": "true" }, String(k + 1));
 
   const picture = (place, image, alt, extra = {}) =>
-    h("img", { src: place + image.file, width: image.width, height: image.height, alt, loading: "lazy", decoding: "async", ...extra });
+    h("img", {
+      src: place + image.file,
+      width: image.width,
+      height: image.height,
+      alt,
+      loading: "lazy",
+      decoding: "async",
+      ...extra,
+    });
 
   let told = 0;
   function say(text) {
     const said = document.getElementById("said");
     said.textContent = text;
     clearTimeout(told);
-    told = setTimeout(() => { said.textContent = ""; }, 6000);
+    told = setTimeout(() => {
+      said.textContent = "";
+    }, 6000);
   }
 
   /** Roving focus: arrows move among the buttons of a group, Home and End to its ends. */
@@ -90,11 +103,15 @@ const Lens = (() => {
       const to = event.key === "Home" ? 0 : event.key === "End" ? all.length - 1 : step ? at + step : -1;
       if (to < 0 || to >= all.length || (!step && !["Home", "End"].includes(event.key))) return;
       event.preventDefault();
-      all.forEach((one, i) => { one.tabIndex = i === to ? 0 : -1; });
+      all.forEach((one, i) => {
+        one.tabIndex = i === to ? 0 : -1;
+      });
       all[to].focus();
       if (onmove) onmove(to);
     });
-    group.querySelectorAll(selector).forEach((one, i) => { one.tabIndex = i === 0 ? 0 : -1; });
+    group.querySelectorAll(selector).forEach((one, i) => {
+      one.tabIndex = i === 0 ? 0 : -1;
+    });
   }
 
   const columnsOf = (grid) => () => getComputedStyle(grid).gridTemplateColumns.split(" ").length;
@@ -111,8 +128,32 @@ const Lens = (() => {
 
   /** A heading with its sentence: the head of every section. */
   const section = (id, title, lead, ...children) =>
-    h("section", { class: "part", id, "aria-labelledby": `${id}-title` },
-      h("h2", { id: `${id}-title` }, title), lead && h("p", { class: "lead" }, lead), children);
+    h(
+      "section",
+      { class: "part", id, "aria-labelledby": `${id}-title` },
+      h("h2", { id: `${id}-title` }, title),
+      lead && h("p", { class: "lead" }, lead),
+      children,
+    );
 
-  return { h, s, number, signed, percent, range, count, short, colour, palette, badge, picture, say, roving, columnsOf, download, section, COLOURS };
+  return {
+    h,
+    s,
+    number,
+    signed,
+    percent,
+    range,
+    count,
+    short,
+    colour,
+    palette,
+    badge,
+    picture,
+    say,
+    roving,
+    columnsOf,
+    download,
+    section,
+    COLOURS,
+  };
 })();

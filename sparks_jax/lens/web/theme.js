@@ -2,6 +2,10 @@
 "use strict";
 (() => {
   let kept = null;
-  try { kept = localStorage.getItem("lens-theme"); } catch { /* a page from disk may have no storage */ }
+  try {
+    kept = localStorage.getItem("lens-theme");
+  } catch {
+    /* a page from disk may have no storage */
+  }
   if (kept === "light" || kept === "dark") document.documentElement.dataset.theme = kept;
 })();
