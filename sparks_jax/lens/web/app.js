@@ -201,8 +201,9 @@
       return;
     }
     main.setAttribute("aria-busy", "true");
+    let lens = null;
     try {
-      const lens = await Lens.readLens();
+      lens = await Lens.readLens();
       const [made, title] = await make(lens, route);
       if (mine !== turn) return;
       page?.lens?.release?.();
@@ -219,6 +220,7 @@
       if (mine !== turn) return;
       page = null;
       drawn = "";
+      if (lens) head(lens); // the way on, from a link that leads nowhere
       main.replaceChildren(
         h(
           "article",
