@@ -163,8 +163,7 @@ def tfds(name: str, class_names: Sequence[str], *, split: str = "train") -> Sour
         names = getattr(features["label"], "names", None) or []
         to = [_label(one, class_names) for one in names]
         to = list(range(len(names))) if all(label < 0 for label in to) and len(names) == len(class_names) else to
-        raw: Any = builder.as_data_source(split=split, decoders={"image": datasets.decode.SkipDecoding()})
-        labels = np.array([to[int(row["label"])] if to else int(row["label"]) for row in raw], np.int32)
+        labels = np.array([to[int(row["label"])] if to else int(row["label"]) for row in rows], np.int32)
     identity = digest(f"{builder.info.full_name} {split} {len(rows)}".encode())
     read = lambda i: _rgb(np.asarray(rows[i]["image"]))
     about = f"{len(rows)} images of the split {split} of {builder.info.full_name}."
