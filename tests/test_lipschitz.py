@@ -8,7 +8,7 @@ from jax.test_util import check_grads
 
 from sparks_jax import linalg, lipschitz
 from sparks_jax.lipschitz import conv, norms, orthogonal
-from sparks_jax.lipschitz.convolve import convolve, dense_matrix
+from sparks_jax.lipschitz.convolve import convolve
 
 EPS = float(jnp.finfo(jnp.float32).eps)
 EXACT = 1e-4  # what is called orthogonal, in float32
@@ -23,12 +23,22 @@ def sigmas(matrix):
     return np.linalg.svd(np.asarray(matrix, np.float64), compute_uv=False)
 
 
-def spectrum(kernel, side, **geometry):
-    """Singular values of a convolution on a grid, from its dense matrix in float64."""
-    inputs = kernel.shape[2] * geometry.get("groups", 1)
-    like = jax.ShapeDtypeStruct((side, side, inputs), jnp.float32)
-    matrix = jax.jit(lambda k: dense_matrix(lambda x: convolve(x[None], k, **geometry)[0], like))
-    return sigmas(matrix(kernel))
+def spectrum(kernel, side, *, stride=1, padding="circular", dilation=1, groups=1):
+    """Singular values of a convolution on a grid, from its dense matrix in float64, tap by tap."""
+    kernel = np.asarray(kernel, np.float64)
+    size, _, c, d = kernel.shape
+    reach, d = (size - 1) * dilation, d // groups
+    before, around = {"full": (reach, 2 * reach), "valid": (0, 0)}.get(padding, (reach // 2, reach))
+    number = (side + around - reach - 1) // stride + 1
+    matrix = np.zeros((number, number, groups, d, side, side, groups, c))
+    for i, j, a, b in np.ndindex(number, number, size, size):
+        row, column = (stride * n + dilation * t - before for n, t in ((i, a), (j, b)))
+        if padding == "circular":
+            row, column = row % side, column % side
+        if 0 <= row < side and 0 <= column < side:
+            for g in range(groups):
+                matrix[i, j, g, :, row, column, g] += kernel[a, b, :, g * d : (g + 1) * d].T
+    return sigmas(matrix.reshape(number**2 * groups * d, -1))
 
 
 def wave():

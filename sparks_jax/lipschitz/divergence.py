@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -15,7 +16,7 @@ from sparks_jax.types import Scalar
 
 
 def check_finite(
-    numbers: Mapping[str, float | Scalar], model: Any, images: Float[Array, "b ..."], *, step: int
+    numbers: Mapping[str, float | Scalar], model: Any, images: Float[Array | np.ndarray, "b ..."], *, step: int
 ) -> None:
     """Stop a training that diverged, with the step and the layer where the numbers end.
 
@@ -45,7 +46,8 @@ def check_finite(
     """
     for name, number in numbers.items():
         if not _finite(jnp.asarray(number)):
-            raise FloatingPointError(f"step {step}: the {name} is {float(number)}, first in {_blamed(model, images)}")
+            blamed = _blamed(model, jnp.asarray(images))
+            raise FloatingPointError(f"step {step}: the {name} is {float(number)}, first in {blamed}")
 
 
 def _blamed(model: Any, images: Array) -> str:

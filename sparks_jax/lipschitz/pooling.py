@@ -1,6 +1,7 @@
 r"""Poolings and rearrangements with the Lipschitz constant 1."""
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from sparks_jax.lipschitz.bounds import One
@@ -52,9 +53,10 @@ def l2_norm_pool(x: Images, size: int | None = None) -> Pooled:
         Boureau, Ponce & LeCun 2010, A theoretical analysis of feature pooling in visual recognition.
     """
     windows, _ = _windows("l2_norm_pool", x, size)
-    # Divided by the largest, so that squares of small numbers do not vanish.
-    largest = jnp.abs(windows).max((2, 4), keepdims=True)
-    largest = jnp.where(largest > 0, largest, 1)
+    # Divided by the largest, so that squares of small numbers do not vanish. Whatever it is divided by, the norm is the
+    # same, so that no derivative goes there (its square would vanish in it).
+    largest = lax.stop_gradient(jnp.abs(windows).max((2, 4), keepdims=True))
+    largest = jnp.where(largest >= jnp.finfo(x.dtype).tiny, largest, 1)
     square = jnp.square(windows / largest).sum((2, 4))
     root = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
     return root * largest[:, :, 0, :, 0]
