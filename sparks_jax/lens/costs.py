@@ -107,11 +107,11 @@ def sentence(work: Work, units: Units, seconds: dict[str, float], spent: float) 
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words.
+    """Seconds in words, the smaller unit rounded down.
 
     Example:
         >>> duration(3.2), duration(150.0), duration(7300.0)
-        ('3 s', '2 min 30 s', '2 h 2 min')
+        ('3 s', '2 min 30 s', '2 h 1 min')
     """
     whole = round(seconds)
     if whole < 60:
