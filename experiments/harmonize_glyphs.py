@@ -223,7 +223,7 @@ def examine(config: Config, programs: dict[str, Any], params: Any, worlds: dict[
     world = worlds["tags as in training"]
     signed = in_chunks(config, partial(programs["saliencies"], params), world.images, world.labels)
     for name, how in REDUCERS.items():
-        maps[name] = heatmap(jnp.asarray(signed), how)
+        maps[name] = jax.vmap(partial(heatmap, how=how))(jnp.asarray(signed))
         found = programs["alignment"](maps[name], people)
         row[f"alignment, {name}"] = float(found.mean)
         row[f"alignment of shuffled maps, {name}"] = float(found.shuffled)
@@ -270,7 +270,7 @@ def draw(config: Config, world: Glyphs, people: Array, maps: dict[str, Any]) -> 
     columns = {"people": people[:n]} | {twin: maps[twin]["unsigned"][:n] for twin in TWINS}
     titles = [f"{CLASSES[y]}, tag of {CLASSES[cue]}" for y, cue in zip(world.labels[:n], world.cues[:n], strict=True)]
     columns = {name: [np.asarray(m) for m in column] for name, column in columns.items()}
-    viz.grid(world.images[:n], columns, titles, side=1.6).savefig(config.out / "maps.png", dpi=120)
+    viz.grid(list(world.images[:n]), columns, titles, side=1.6).savefig(config.out / "maps.png", dpi=120)
 
 
 def main(config: Config) -> dict[str, Any]:

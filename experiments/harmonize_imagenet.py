@@ -227,7 +227,7 @@ def examine(config: Config, state: State, batch: Any) -> dict[str, Any]:
     """What each image of a batch adds: is it right, and how far does its map agree with people?"""
     network = nnx.merge(structure(config), state.params, state.stats)
     logits, saliency = logits_and_saliency(network, batch["image"].astype(jnp.float32) / 255, batch["label"])
-    maps = heatmap(saliency, "max")
+    maps = jax.vmap(partial(heatmap, how="max"))(saliency)
     right = logits.argmax(-1) == batch["label"]
     return {"right": right, "alignment": human_alignment(maps, batch["human_map"]), "has_map": batch["has_map"]}
 

@@ -190,7 +190,7 @@ def draw(config: Config, every: dict[str, Any]) -> None:
         same = all(every[kind]["label"][i] == labels[row] for kind in every)
         if same and labels[row] not in [labels[rows[j]] for j in chosen]:
             chosen.append(i)
-    chosen = chosen[: config.pictures]
+    chosen = (chosen or [0])[: config.pictures]  # networks that are hardly trained may agree on none
     figure = Figure(figsize=(1.3 * (1 + 2 * (1 + len(STEPS))), 1.45 * len(chosen)), layout="constrained")
     for axes, i in zip(figure.subplots(len(chosen), 1 + 2 * (1 + len(STEPS)), squeeze=False), chosen, strict=True):
         axes[0].imshow(images[rows[i], ..., 0], cmap="gray_r", vmin=0, vmax=1)
