@@ -22,7 +22,7 @@
     const decide =
       important === 0
         ? "No concept decides often."
-        : `${NUMBERS[important] ?? important} ${important === 1 ? "concept decides" : "concepts decide"} most of them; the first makes ${percent(first.share)} of the logit.`;
+        : `${NUMBERS[important] ?? important} ${important === 1 ? "concept decides" : "concepts decide"} most of them; the first makes ${percent(first.share)} of what concepts add to the logit.`;
     return `The network takes ${count(one.n, "image")} for ${short(one.name)}${right}. ${decide}`;
   }
 
@@ -41,7 +41,7 @@
       k = to;
       if (!quiet) {
         link("concepts", k);
-        Lens.say(`${Lens.conceptName(atlas, one, k)}, ${percent(one.concepts[k].share)} of the logit`);
+        Lens.say(`${Lens.conceptName(atlas, one, k)}, ${percent(one.concepts[k].share)} of what concepts add`);
       }
       for (const button of page.querySelectorAll(".gallery button")) {
         button.setAttribute("aria-selected", String(Number(button.dataset.k) === k));

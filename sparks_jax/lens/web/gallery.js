@@ -30,7 +30,7 @@
             id: `concept-${k}`,
             "aria-controls": "concept",
             "aria-selected": String(k === chosen),
-            "aria-label": `${Lens.conceptName(atlas, one, k)}, ${percent(concept.share)} of the logit${concept.important ? "" : ", minor"}`,
+            "aria-label": `${Lens.conceptName(atlas, one, k)}, ${percent(concept.share)} of what concepts add${concept.important ? "" : ", minor"}`,
             style: { "--tint": colour(k) },
             data: { k },
             onclick: () => onpick(k),
@@ -113,7 +113,7 @@
           { class: "facts" },
           fact(
             percent(concept.share),
-            "of the logit",
+            "of what concepts add",
             `adds ${signed(importance.value)} (${range(importance, signed)})`,
           ),
           fact(percent(prevalence.value), "of images: the main concept", range(prevalence, percent)),

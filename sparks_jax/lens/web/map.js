@@ -22,7 +22,7 @@
       const entry = classOf(row);
       side.replaceChildren(
         h("h2", {}, nameOf(row)),
-        h("p", { class: "soft" }, `${percent(get(row, 4))} of the logit`),
+        h("p", { class: "soft" }, `${percent(get(row, 4))} of what concepts add`),
         h("div", { class: "wait" }),
       );
       const one = await Lens.readClass(atlas, entry);
@@ -30,7 +30,7 @@
       side.replaceChildren(
         h("h2", {}, short(entry.name), ": ", Lens.conceptName(atlas, one, get(row, 1))),
         Lens.conceptImage(one, get(row, 1), "big"),
-        h("p", { class: "soft" }, `${percent(get(row, 4))} of the logit of its class.`),
+        h("p", { class: "soft" }, `${percent(get(row, 4))} of what the concepts of its class add.`),
         h("a", { class: "button", href: `#/${atlas.id}/${entry.id}/concepts/${get(row, 1)}` }, "Open this concept"),
         like.length > 0 && h("h3", {}, "Like it in other classes"),
         h(
