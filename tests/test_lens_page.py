@@ -69,7 +69,12 @@ class View:
 
     def go(self, route):
         """Follow a link of the page, and wait until it is drawn."""
-        self.page.evaluate("(to) => { location.hash = to; }", f"#/{route}")
+        # The page hears of a new link in a later task: what is asked for before that is of the old page.
+        self.page.evaluate(
+            "(to) => new Promise((done) => { if (location.hash === to) return done();"
+            "addEventListener('hashchange', () => done(), { once: true }); location.hash = to; })",
+            f"#/{route}",
+        )
         self.settled()
         return self.page
 

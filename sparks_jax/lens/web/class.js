@@ -198,6 +198,7 @@
       },
       go: (part, item) => {
         if (part === "concepts" && number(item) !== null) pick(Math.min(number(item), one.k - 1), { quiet: true });
+        if (part === "image" && number(item) !== null) image?.lens.show(number(item));
         if (part === "edit" && number(item) !== null) edit.lens.show(number(item));
         if (part === "strategies" && number(item) !== null) strategies.lens.about(Math.min(number(item), one.n - 1));
         document.getElementById(part)?.scrollIntoView();

@@ -271,8 +271,10 @@
       strip,
       holder,
     );
-    show(Math.min(Math.max(0, first), one.exhibits.length - 1));
+    const showAny = (i) => show(Math.min(Math.max(0, i), one.exhibits.length - 1));
+    showAny(first);
     section.lens = {
+      show: showAny,
       pick: (to) => {
         k = to;
         view.lens.pick(to);
