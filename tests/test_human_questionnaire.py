@@ -202,6 +202,7 @@ def test_two_tabs_are_one(context, study, folder):
     second.wait_for_function("document.querySelector('h1').textContent.startsWith('Example 1')")
     second.keyboard.press("ArrowRight")
     first.wait_for_function("document.querySelector('h1').textContent.startsWith('Example 2')")
+    assert heading(first) == heading(second) == "Example 2 of 2"
 
 
 def test_what_is_unfinished_can_be_saved_and_gone_on_with(context, study, folder, tmp_path):
