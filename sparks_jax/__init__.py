@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sparks_jax import human as human
     from sparks_jax import images as images
     from sparks_jax import jobs as jobs
+    from sparks_jax import lens as lens
     from sparks_jax import linalg as linalg
     from sparks_jax import lipschitz as lipschitz
     from sparks_jax import metrics as metrics
@@ -38,9 +39,9 @@ __version__ = "0.1.0.dev0"
 
 # Read when first used (PEP 562), so that `sparks --help` does not wait for jax.
 _AREAS = {
-    *("alignment", "attribution", "concepts", "data", "designs", "featviz", "fourier", "images", "jobs"),
-    *("linalg", "lipschitz"),
-    *("human", "metrics", "models", "scores", "segments", "sensitivity", "stream", "types", "verify", "viz"),
+    *("alignment", "attribution", "concepts", "data", "designs", "featviz", "fourier", "human", "images", "jobs"),
+    *("lens", "linalg", "lipschitz", "metrics", "models", "scores", "segments", "sensitivity", "stream", "types"),
+    *("verify", "viz"),
 }
 _JOBS = {"evaluate", "explain", "measure", "visualize"}
 

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 from importlib.metadata import version
 
 # Most programs of the tests run once: compiling them is the cost. CI compiles the laws in full on the newest Python.
@@ -50,3 +51,16 @@ def network():
     from tests.tiny import TinyNet
 
     return TinyNet(seed=0)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium without a window, for pages."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright: pip install playwright")
+    with playwright.sync_playwright() as play:
+        launched = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield launched
+        launched.close()

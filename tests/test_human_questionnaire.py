@@ -11,7 +11,6 @@ from sparks_jax.cli import main
 from sparks_jax.human import BASELINE, CONTROL, Study, as_record, as_responses
 from sparks_jax.jobs import questionnaire
 from sparks_jax.jobs.study import read_answers, read_study
-from tests.test_browser import CHROMIUM
 
 SIDE, POOL = 8, 60
 PREDICTIONS, LABELS = np.arange(POOL) % 2, np.arange(POOL) // 2 % 2
@@ -33,17 +32,6 @@ def folder(study, tmp_path_factory):
     out = tmp_path_factory.mktemp("study")
     questionnaire.export(study, IMAGES, {CONTROL: MAPS[::-1], "rise": MAPS}, out)
     return out
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine: apt-get install chromium")
-    playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright: pip install playwright")
-    with playwright.sync_playwright() as play:
-        launched = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield launched
-        launched.close()
 
 
 @pytest.fixture

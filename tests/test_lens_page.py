@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import time
 
 import numpy as np
@@ -16,7 +15,6 @@ from sparks_jax.lens.intervals import proportion
 from sparks_jax.lens.server import application
 from tests.lens_served import network, photograph, serving
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 CLASSES, RANK, MANY = 100, 5, 50_000
 ROUTES = (
     "synthetic",
@@ -38,17 +36,6 @@ def root(tmp_path_factory):
     )
     export(folder / "bundle", folder / "site")
     return folder
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine: apt-get install chromium")
-    playwright = pytest.importorskip("playwright.sync_api", reason="no Playwright: pip install playwright")
-    with playwright.sync_playwright() as play:
-        launched = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield launched
-        launched.close()
 
 
 class View:
