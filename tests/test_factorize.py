@@ -197,6 +197,17 @@ def test_semi_nmf_explains_signed_activations():
     assert (result.codes >= 0).all()
 
 
+def test_semi_nmf_of_a_lower_rank_than_asked_is_finite():
+    """Codes of ten concepts for data of rank 3 are dependent: their Gram matrix has rounding for eigenvalues."""
+    with jax.enable_x64(False):
+        rng = np.random.default_rng(5)
+        acts = np.abs(rng.normal(size=(16, 500, 2))) @ np.abs(rng.normal(size=(16, 2, 32)))
+        fit_all = jax.jit(jax.vmap(partial(concepts.semi_nmf, rank=10, num_steps=30)))
+        result = fit_all(jnp.asarray(acts, jnp.float32), key=jax.random.split(KEY, 16))
+        assert all(jnp.isfinite(x).all() for x in (result.codes, result.dictionary.atoms, result.errors))
+        assert (result.errors[:, -1] <= result.errors[:, 0]).all()
+
+
 # --- archetypes, components, clusters, sparse codes
 
 

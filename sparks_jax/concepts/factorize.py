@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from sparks_jax.concepts.activations import checked, combined, inner, row_sums
 from sparks_jax.concepts.dictionary import Factorization, canonical, unit
-from sparks_jax.concepts.encoders import nonnegative, solve_on, sweep
+from sparks_jax.concepts.encoders import nonnegative, sweep
 from sparks_jax.concepts.svd import nndsvda, randomized_svd
 from sparks_jax.linalg import product
 
@@ -148,7 +148,7 @@ def semi_nmf(
     u, _, _ = randomized_svd(acts, rank, key=key)
     heavier = jnp.sum(jnp.maximum(u, 0) ** 2, axis=0) >= jnp.sum(jnp.minimum(u, 0) ** 2, axis=0)
     u = jnp.maximum(jnp.where(heavier[None], u, -u), 0)
-    d = _least_squares(u.T, product(u.T, u), combined(u.T, acts))
+    d = _least_squares(jnp.zeros((rank, acts.shape[1]), acts.dtype), product(u.T, u), combined(u.T, acts))
     update = functools.partial(_sweeps, num_sweeps)
     return _alternate(acts, u, d, update, _least_squares, num_steps)
 
@@ -162,8 +162,20 @@ def _multiply(x: Array, gram: Array, target: Array) -> Float[Array, "k n"]:
     return jnp.where(below > 0, x * target / jnp.where(below > 0, below, 1), 0)
 
 
-def _least_squares(_: Array, gram: Array, target: Array) -> Float[Array, "k n"]:
-    return solve_on(jnp.ones(len(gram), bool), gram, target)
+def _least_squares(x: Array, gram: Array, target: Array) -> Float[Array, "k n"]:
+    """Of the atoms that fit best the nearest to x: what dependent codes do not determine stays as it was.
+
+    A Cholesky factor would be NaN where rounding makes the Gram matrix of dependent codes indefinite; eigenvalues of
+    that size are left out. An atom without codes is 0.
+    """
+    diag = jnp.diag(gram)
+    scale = jnp.where(diag > 0, lax.rsqrt(jnp.where(diag > 0, diag, 1)), 0)
+    values, vectors = jnp.linalg.eigh(gram * (scale[:, None] * scale[None]))
+    told = values > 8 * len(gram) * jnp.finfo(gram.dtype).eps * values[-1]
+    inverse = jnp.where(told, 1 / jnp.where(told, values, 1), 0)
+    x = jnp.where(diag[:, None] > 0, x, 0)
+    missing = product(vectors.T, scale[:, None] * (target - product(gram, x)))
+    return x + scale[:, None] * product(vectors, inverse[:, None] * missing)
 
 
 def _alternate(
