@@ -108,7 +108,13 @@ def save(page, to):
 
 
 def truth(study):
-    return {item.image: item.predicted for session in study.sessions for item in session.questions}
+    asked = [study.practice, *(session.questions for session in study.sessions)]
+    return {item.image: item.predicted for part in asked for item in part}
+
+
+def practise(page, images, answers, wrong=()):
+    while heading(page).startswith("Practice"):
+        step(page, images, answers, wrong)
 
 
 def test_answered_from_start_to_end_and_reported(context, study, folder, tmp_path, capsys):
@@ -162,13 +168,53 @@ def test_nothing_is_lost_on_reload(context, study, folder, tmp_path):
             page.close()
             page = opened(context, study, folder)
     record = json.loads(save(page, tmp_path).read_text())
-    # Two parts of two examples, one sheet, three questions and a check.
-    assert len(seen) == 2 * (2 + 1 + 3 + 1)
+    # Three trials and what they are told; two parts of two examples, one sheet, three questions and a check.
+    assert len(seen) == 3 * 2 + 2 * (2 + 1 + 3 + 1)
     assert record["reloads"] == len(seen) + 1
+    assert [entry["image"] for entry in record["practice"]] == [item.image for item in study.practice]
+    assert [entry["answer"] for entry in record["practice"]] == [item.predicted for item in study.practice]
     assert [[entry["answer"] for entry in s["questions"]] for s in record["sessions"]] == [
         [truth(study)[entry["image"]] for entry in s["questions"]] for s in record["sessions"]
     ]
     assert all(e["milliseconds"] > 0 for s in record["sessions"] for e in s["questions"] + s["examples"])
+
+
+def test_practice_is_told_at_once_and_kept_apart(context, study, folder, tmp_path):
+    """By keyboard: each guess is told, right or wrong, and is no answer of a session; nobody practises with a map."""
+    page, (_, images) = opened(context, study, folder), held(address(study, folder, "rise"))
+    assert "on 3 pictures" in page.locator("main").inner_text()
+    begin(page)
+    errs = {study.practice[1].image}
+    for i, item in enumerate(study.practice):
+        assert heading(page) == f"Practice {i + 1} of 3"
+        page.keyboard.press("Enter")  # waits for an answer
+        assert heading(page) == f"Practice {i + 1} of 3"
+        assert "practice" in page.locator("#where").inner_text()
+        assert page.locator(".stimulus img").count() == 1
+        step(page, images, truth(study), errs)
+        assert heading(page) == f"Practice {i + 1} of 3: {'not right' if item.image in errs else 'right'}"
+        assert page.locator(".said strong").inner_text() == study.classes[item.predicted]
+        assert images[page.locator(".stimulus img").get_attribute("src")] == item.image
+        page.keyboard.press("ArrowLeft")  # what was answered stays so
+        assert ": " in heading(page)
+        page.keyboard.press("Enter")
+    assert heading(page) == "Example 1 of 2"
+    page.keyboard.press("ArrowLeft")
+    assert heading(page) == "Example 1 of 2"
+    answer_all(page, images, truth(study))
+    save(page, tmp_path)
+    (response,) = read_answers(study, [tmp_path])
+    assert (response.answers == study.answers()).all()
+    assert response.practice.tolist() == [i.predicted ^ (i.image in errs) for i in study.practice]
+
+
+def test_a_study_without_practice_begins_with_examples(context, study, tmp_path):
+    without = study._replace(practice=())
+    questionnaire.export(without, IMAGES, {CONTROL: MAPS[::-1], "rise": MAPS}, tmp_path)
+    page = opened(context, without, tmp_path)
+    assert "practice" not in page.locator("main").inner_text()
+    begin(page)
+    assert heading(page) == "Example 1 of 2"
 
 
 def test_where_the_browser_keeps_nothing_the_tab_does(context, study, folder):
@@ -186,7 +232,9 @@ def test_where_the_browser_keeps_nothing_the_tab_does(context, study, folder):
 
 def test_two_tabs_are_one(context, study, folder):
     first, second = opened(context, study, folder), opened(context, study, folder)
+    _, images = held(address(study, folder, "rise"))
     begin(first)
+    practise(first, images, truth(study))
     second.wait_for_function("document.querySelector('h1').textContent.startsWith('Example 1')")
     second.keyboard.press("ArrowRight")
     first.wait_for_function("document.querySelector('h1').textContent.startsWith('Example 2')")
@@ -196,6 +244,7 @@ def test_two_tabs_are_one(context, study, folder):
 def test_what_is_unfinished_can_be_saved_and_gone_on_with(context, study, folder, tmp_path):
     page, (_, images) = opened(context, study, folder), held(address(study, folder, "rise"))
     begin(page)
+    practise(page, images, truth(study))
     for _ in range(4):
         step(page, images, truth(study))
     page.evaluate("leave()")  # as another participant would find it
@@ -211,8 +260,9 @@ def test_what_is_unfinished_can_be_saved_and_gone_on_with(context, study, folder
 
 
 def test_questions_wait_for_an_answer_and_do_not_go_back(context, study, folder):
-    page = opened(context, study, folder)
+    page, (_, images) = opened(context, study, folder), held(address(study, folder, "rise"))
     begin(page)
+    practise(page, images, truth(study))
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowLeft")
     assert heading(page) == "Example 1 of 2"
@@ -244,7 +294,7 @@ def test_every_step_fits_a_phone_and_can_be_read(context, study, folder, conditi
         assert page.evaluate("Math.min(...[...document.querySelectorAll('.button')].map(b => b.offsetHeight))") >= 44
         if heading(page).startswith("Example"):
             assert len(pictures) == (1 if condition == BASELINE else 2)
-        if heading(page).startswith("Question") and not page.locator(".told").count():
+        if heading(page).startswith(("Question", "Practice")) and not page.locator(".told").count():
             assert len(pictures) == 1
         assert page.evaluate("document.activeElement.tagName") == "H1"
         step(page, images, truth(study))

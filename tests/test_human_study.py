@@ -65,25 +65,27 @@ def test_the_protocol_of_the_paper(study):
     assert study.schedule == (5, 10, 15)
     assert [len(session.questions) for session in study.sessions] == [7, 7, 7]
     assert [len(session.checks) for session in study.sessions] == [1, 1, 1]
+    assert len(study.practice) == 3
 
 
 @settings(deadline=None, max_examples=40)
 @given(
     st.integers(2, 4), st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.lists(st.integers(0, 6), min_size=0, max_size=3),
-    st.integers(1, 8), st.integers(0, 9),
+    st.integers(1, 8), st.integers(0, 5), st.integers(0, 9),
 )  # fmt: skip
-def test_sets_are_disjoint_and_balanced(num_classes, wrong, more, questions, seed):
+def test_sets_are_disjoint_and_balanced(num_classes, wrong, more, questions, practice, seed):
     i = np.arange(600)
     predictions, labels = i % num_classes, np.where(i // num_classes % 2, (i + 1) % num_classes, i % num_classes)
     schedule = np.cumsum([3, *more]).tolist()
     made = Study.design(
         predictions, labels, classes="abcd"[:num_classes], methods=(), seed=seed, examples=schedule,
-        questions=questions, checks=min(1, questions), wrong=wrong,
+        questions=questions, checks=min(1, questions), practice=practice, wrong=wrong,
     )  # fmt: skip
     assert list(made.schedule) == schedule
-    assert len({item.image for item in items(made)}) == schedule[-1] + questions * len(schedule)
+    assert len(made.practice) == practice
+    assert len({item.image for item in items(made)}) == schedule[-1] + questions * len(schedule) + practice
     parts = [part for s in made.sessions for part in (s.examples, s.questions)]
-    for part in [*parts, sum(parts[0::2], ()), sum(parts[1::2], ())]:
+    for part in [*parts, sum(parts[0::2], ()), sum(parts[1::2], ()), made.practice]:
         counts = [sum(item.predicted == c for item in part) for c in range(num_classes)]
         assert max(counts) - min(counts) <= 1
         for c, n in enumerate(counts):
@@ -106,6 +108,16 @@ def test_json_there_and_back(study):
     assert json.loads(text)["seed"] == 0
 
 
+def test_practice_changes_nothing_else(study):
+    """Sessions, pages and allocation are those of a study without; that one is written as before there was any."""
+    without = design(practice=0)
+    assert without == study._replace(practice=())
+    assert (without.pages, without.allocation(9)) == (study.pages, study.allocation(9))
+    assert sorted(json.loads(without.as_json())) == ["classes", "format", "methods", "seed", "sessions", "title"]
+    assert Study.from_json(without.as_json()) == without
+    assert without.identity != study.identity
+
+
 def test_participants_are_allocated_in_blocks(study):
     allocated = study.allocation(40)
     assert all(set(allocated[i : i + 4]) == set(study.conditions) for i in range(0, 40, 4))
@@ -125,7 +137,7 @@ def test_of_images_that_are_alike_one_is_used():
         PREDICTIONS, PREDICTIONS, classes=CLASSES, methods=(), seed=0, groups=groups, wrong=0.0, questions=3
     )
     used = [groups[item.image] for item in items(made)]
-    assert len(used) == len(set(used)) == 24
+    assert len(used) == len(set(used)) == 15 + 9 + 3
 
 
 @pytest.mark.parametrize(
@@ -138,6 +150,8 @@ def test_of_images_that_are_alike_one_is_used():
         (dict(methods=("control",)), "names that differ"),
         (dict(classes=("wolf", "wolf")), "two or more that differ"),
         (dict(checks=9), "checks no more than those"),
+        (dict(practice=-1), "no less than 0 trials"),
+        (dict(practice=90), r"too small: the study takes \d+ images"),
         (dict(wrong=1.5), "share in"),
         (dict(groups=np.zeros(3, int)), "one number for each image"),
     ],
@@ -149,11 +163,12 @@ def test_designs_that_cannot_be(more, said):
 
 def test_a_study_that_shows_an_image_twice_is_refused(study):
     first = study.sessions[0]
-    bad = study._replace(sessions=(first._replace(questions=first.examples), *study.sessions[1:]))
-    with pytest.raises(ValueError, match="the sets of the study overlap: image"):
-        check_disjoint(bad)
-    with pytest.raises(ValueError, match="overlap"):
-        Study.from_json(bad.as_json())
+    twice = study._replace(sessions=(first._replace(questions=first.examples), *study.sessions[1:]))
+    for bad in (twice, study._replace(practice=first.examples[:1]), study._replace(practice=first.questions[:1])):
+        with pytest.raises(ValueError, match="the sets of the study overlap: image"):
+            check_disjoint(bad)
+        with pytest.raises(ValueError, match="overlap"):
+            Study.from_json(bad.as_json())
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": "other"}', '{"format": "sparks_jax study 1"}'])
@@ -165,12 +180,13 @@ def test_what_is_no_study(text):
 def test_leakage_is_found(study):
     pool = np.random.default_rng(0).random((POOL, 6, 6, 3)).astype(np.float32)
     check_leakage(study, pool)
-    seen, asked = study.sessions[0].examples[0].image, study.sessions[2].questions[3].image
-    for copy in (pool[seen], pool[seen][:, ::-1], pool[seen] + 0.01):
-        bad = pool.copy()
-        bad[asked] = copy
-        with pytest.raises(ValueError, match=f"question {asked} looks like image {seen}, seen before"):
-            check_leakage(study, bad)
+    asked = study.sessions[2].questions[3].image
+    for seen in (study.sessions[0].examples[0].image, study.practice[0].image):
+        for copy in (pool[seen], pool[seen][:, ::-1], pool[seen] + 0.01):
+            bad = pool.copy()
+            bad[asked] = copy
+            with pytest.raises(ValueError, match=f"question {asked} looks like image {seen}, seen before"):
+                check_leakage(study, bad)
     with pytest.raises(ValueError, match="every image that the study uses"):
         check_leakage(study, pool[:5])
 
@@ -192,10 +208,25 @@ def always_right(study, num):
 def test_what_a_page_saves_is_read_back(study):
     for response in always_right(study, 2):
         response.answers[:] = np.random.default_rng(0).integers(0, 2, response.answers.shape)
+        response = response._replace(practice=np.array([1, MISSING, 0]))
         again = read_response(study, json.loads(json.dumps(as_record(study, response))))
         assert (again.participant, again.condition) == (response.participant, response.condition)
         assert (again.answers == response.answers).all()
         assert (again.checks == response.checks).all()
+        assert (again.practice == response.practice).all()
+
+
+def test_practice_counts_for_nothing(study):
+    """Right, wrong, not made or not saved: the grades are the same."""
+    people = always_right(study, 1)
+    said = np.array([item.predicted for item in study.practice])
+    graded = grade(study, people)
+    for practice in (said, 1 - said, np.full(3, MISSING)):
+        of = grade(study, [read_response(study, as_record(study, r._replace(practice=practice))) for r in people])
+        assert of.excluded == {}
+        assert all((of.correct[name] == graded.correct[name]).all() for name in study.conditions)
+    earlier = {name: of for name, of in record(study).items() if name != "practice"}  # saved by a page without any
+    assert (read_response(study, earlier).practice == MISSING).all()
 
 
 def test_answers_of_oracles_are_graded(study):
@@ -245,6 +276,8 @@ def changed(study, change):
         (lambda r: r["sessions"][0]["questions"][0].update(image=9999), "session 1, question about image 9999 was not"),
         (lambda r: r["sessions"][0]["questions"][0].update(answer=7), "is answered 7, expected 0 to 1"),
         (lambda r: r["sessions"][0]["questions"][0].update(answer="wolf"), "is answered 'wolf'"),
+        (lambda r: r.update(practice=[{"image": 9999, "answer": 0}]), "practice, image 9999 was not asked"),
+        (lambda r: r.update(practice=7), "the answers are not whole"),
         (
             lambda r: (
                 r["sessions"][0]["questions"].append({**r["sessions"][0]["questions"][0], "answer": 0})

@@ -33,7 +33,7 @@ def check_leakage(study: Study, images: Any, *, tolerance: float = 0.03) -> None
         Barz and Denzler 2020, Do we train on test data? Purging CIFAR of near-duplicates, arXiv:1902.00423.
     """
     pixels = np.asarray(images)
-    used = [
+    used = [(item.image, False) for item in study.practice] + [
         (item.image, asked)
         for session in study.sessions
         for part, asked in ((session.examples, False), (session.questions, True))

@@ -21,12 +21,14 @@ class Response(NamedTuple):
         condition: What they saw.
         answers: `(sessions, questions)` classes in the order of the study; `MISSING` where there is none.
         checks: `(sessions, checks)` classes.
+        practice: `(trials,)` classes, in the order of the study; None where nothing is known of them.
     """
 
     participant: str
     condition: str
     answers: Int[np.ndarray, "s q"]
     checks: Int[np.ndarray, "s c"]
+    practice: Int[np.ndarray, " t"] | None = None
 
 
 class Graded(NamedTuple):
@@ -82,23 +84,17 @@ def as_record(study: Study, response: Response) -> dict[str, Any]:
     """
     sessions = [
         {
-            "questions": [
-                {"image": item.image, "answer": int(a)}
-                for item, a in zip(session.questions, answers, strict=True)
-                if a != MISSING
-            ],
-            "checks": [
-                {"before": check.before, "answer": int(a)}
-                for check, a in zip(session.checks, checks, strict=True)
-                if a != MISSING
-            ],
+            "questions": _given("image", [item.image for item in session.questions], answers),
+            "checks": _given("before", [check.before for check in session.checks], checks),
         }
         for session, answers, checks in zip(study.sessions, response.answers, response.checks, strict=True)
     ]
+    asked = [item.image for item in study.practice]
+    tried = [] if response.practice is None else _given("image", asked, response.practice)
     letter = next(letter for letter, condition in study.pages.items() if condition == response.condition)
     return {
         "format": FORMAT, "study": study.identity, "page": letter, "participant": response.participant,
-        "sessions": sessions,
+        "practice": tried, "sessions": sessions,
     }  # fmt: skip
 
 
@@ -140,10 +136,13 @@ def read_response(study: Study, record: Any) -> Response:
             told = [check.before for check in session.checks]
             questions.append(_placed(of["questions"], "image", asked, study, f"session {i + 1}, question about image"))
             checks.append(_placed(of["checks"], "before", told, study, f"session {i + 1}, check before question"))
+        tried = [item.image for item in study.practice]
+        practice = _placed(record.get("practice", ()), "image", tried, study, "practice, image")
         code = str(record["participant"])
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"the answers are not whole, {error!r} is missing or of another type") from None
-    return Response(code, condition, np.array(questions, int), np.array(checks, int).reshape(len(questions), -1))
+    checks = np.array(checks, int).reshape(len(questions), -1)
+    return Response(code, condition, np.array(questions, int), checks, np.array(practice, int))
 
 
 def grade(study: Study, responses: Iterable[Response], *, failed_checks: int = 0) -> Graded:
@@ -230,6 +229,11 @@ def analyse(
         u = utility_interval(groups[name], groups[BASELINE], seed=seed, num_bootstraps=num_resamples, level=level)
         found[name] = found[name]._replace(utility=u, p=alone, adjusted=float(together))
     return found
+
+
+def _given(by: str, asked: Sequence[int], answers: Any) -> list[dict[str, int]]:
+    """What was answered, each answer with what it is an answer to."""
+    return [{by: place, "answer": int(a)} for place, a in zip(asked, answers, strict=True) if a != MISSING]
 
 
 def _placed(given: Sequence[Any], by: str, asked: list[int], study: Study, what: str) -> list[int]:

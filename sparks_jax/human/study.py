@@ -2,13 +2,15 @@
 
 A participant learns from images with what the model said of them, some groups with an explanation beside, and then
 predicts what the model says of new images, which have none. That is done in several sessions, with more examples each
-time. Right is what the model said, be it true or not.
+time. Right is what the model said, be it true or not. Before that come a few trials for practice, which are told at
+once what the model said, look the same in all groups and count for nothing.
 """
 
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,6 +69,7 @@ class Study(NamedTuple):
         methods: Names of the explanations compared, beside `BASELINE` and `CONTROL`.
         sessions: In order.
         seed: Of everything drawn.
+        practice: Asked before the first session and told at once; in no session, and never counted.
     """
 
     title: str
@@ -74,6 +77,7 @@ class Study(NamedTuple):
     methods: tuple[str, ...]
     sessions: tuple[Session, ...]
     seed: int
+    practice: tuple[Item, ...] = ()
 
     @classmethod
     def design(
@@ -88,13 +92,15 @@ class Study(NamedTuple):
         examples: Sequence[int] = (5, 10, 15),
         questions: int = 7,
         checks: int = 1,
+        practice: int = 3,
         wrong: float = 0.5,
         groups: Any = None,
     ) -> "Study":
         """Draw the sets of a study from a pool of images: disjoint, balanced over classes and over the model's errors.
 
         Examples have every class equally often, and within a class images that the model is right and wrong about in
-        the share asked for; so have questions; both to within one image, in each session and over all.
+        the share asked for; so have questions, and practice; all to within one image, in each session and over all.
+        Practice is drawn last: the sessions are the same with any number of its trials.
 
         Args:
             predictions: `(n,)` the class that the model says of each image of the pool.
@@ -106,6 +112,8 @@ class Study(NamedTuple):
             examples: How many have been seen in each session, all together.
             questions: In each session.
             checks: Questions that say what to answer, in each session.
+            practice: Trials before the first session, told at once what the model said, without explanations for
+                anybody; 0: none.
             wrong: Share of images that the model is wrong about; 0.5 tells the model from the truth best.
             groups: `(n,)` which images are alike (of one photograph, of one animal): of each group one at most is used.
 
@@ -125,20 +133,23 @@ class Study(NamedTuple):
         """
         names = BASELINE, CONTROL, *methods
         _check_names(classes, names)
-        _check_counts(examples, questions, checks, wrong)
+        _check_counts(examples, questions, checks, practice, wrong)
         rng = np.random.default_rng(seed)
         pool = _Pool(predictions, labels, groups, classes, rng)
         learnt, asked = (_kinds(len(classes), wrong, role) for role in (0, 1))
         new = np.diff([0, *examples])
         sets = [([next(learnt) for _ in range(n)], [next(asked) for _ in range(questions)]) for n in new]
-        pool.check([kind for pair in sets for kinds in pair for kind in kinds])
+        tried = list(islice(_kinds(len(classes), wrong, 0), practice))
+        pool.check([kind for pair in sets for kinds in pair for kind in kinds] + tried)
         sessions = []
         for kinds in sets:
             shown, questioned = ([pool.draw(kind) for kind in part] for part in kinds)
             places = np.sort(rng.choice(np.arange(1, questions + 1), checks, replace=False))
             told = tuple(Check(int(p), int(rng.integers(len(classes)))) for p in places)
             sessions.append(Session(_shuffled(shown, rng), _shuffled(questioned, rng), told))
-        return cls(title, tuple(classes), tuple(methods), tuple(sessions), seed)
+        return cls(
+            title, tuple(classes), tuple(methods), tuple(sessions), seed, _shuffled([*map(pool.draw, tried)], rng)
+        )
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -179,7 +190,10 @@ class Study(NamedTuple):
             >>> Study.from_json(study.as_json()) == study
             True
         """
-        return json.dumps({"format": FORMAT, **self._asdict()}, ensure_ascii=False)
+        held = {"format": FORMAT, **self._asdict()}
+        if not self.practice:  # as before there was any: the same text, and so the same identity
+            del held["practice"]
+        return json.dumps(held, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> "Study":
@@ -200,7 +214,10 @@ class Study(NamedTuple):
                 Session(read(Item, examples), read(Item, questions), read(Check, checks))
                 for examples, questions, checks in held["sessions"]
             )
-            study = cls(held["title"], tuple(held["classes"]), tuple(held["methods"]), sessions, int(held["seed"]))
+            practice = read(Item, held.get("practice", ()))
+            study = cls(
+                held["title"], tuple(held["classes"]), tuple(held["methods"]), sessions, int(held["seed"]), practice
+            )
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"this is no study, or not a whole one: {error or type(error).__name__}") from None
         _check_names(study.classes, study.conditions)
@@ -212,7 +229,7 @@ class Study(NamedTuple):
 
 
 def items(study: Study) -> Iterator[Item]:
-    """Every image of the study, in the order of the sessions, examples before questions.
+    """Every image of the study: for practice, then in the order of the sessions, examples before questions.
 
     Example:
         >>> item = Item(7, 0, 1)
@@ -222,6 +239,7 @@ def items(study: Study) -> Iterator[Item]:
     Reference:
         Colin et al. 2022, arXiv:2112.04417.
     """
+    yield from study.practice
     for session in study.sessions:
         yield from session.examples
         yield from session.questions
@@ -321,14 +339,14 @@ def _check_names(classes: Sequence[str], conditions: Sequence[str]) -> None:
         )
 
 
-def _check_counts(examples: Sequence[int], questions: int, checks: int, wrong: float) -> None:
+def _check_counts(examples: Sequence[int], questions: int, checks: int, practice: int, wrong: float) -> None:
     new = np.diff([0, *examples])
     if len(new) == 0 or new[0] < 1 or new.min() < 0:
         raise ValueError(
             f"the schedule of examples is {list(examples)}, expected numbers that do not fall, as 5, 10, 15"
         )
-    if questions < 1 or not 0 <= checks <= questions or not 0 <= wrong <= 1:
+    if questions < 1 or not 0 <= checks <= questions or practice < 0 or not 0 <= wrong <= 1:
         raise ValueError(
-            f"{questions} questions, {checks} checks, a share of {wrong} wrong: expected a question or more, checks no "
-            "more than those, and a share in [0, 1]"
+            f"{questions} questions, {checks} checks, {practice} trials for practice, a share of {wrong} wrong: "
+            "expected a question or more, checks no more than those, no less than 0 trials, and a share in [0, 1]"
         )

@@ -72,6 +72,9 @@ function shuffled(list, random) {
 
 function stepsOf(participant) {
   const steps = [{ kind: "welcome" }];
+  data.practice.forEach((trial, i) => {
+    for (const kind of ["practice", "feedback"]) steps.push({ kind, trial, i, of: data.practice.length });
+  });
   let seen = [];
   data.sessions.forEach((session, s) => {
     const random = generator(`${KEY}/${participant}/${s}`);
@@ -94,7 +97,7 @@ function stepsOf(participant) {
 
 function newcomer(participant) {
   const sessions = data.sessions.map(() => ({ examples: [], questions: [], checks: [] }));
-  return { participant, step: 1, started: new Date().toISOString(), finished: null, reloads: 0, sessions };
+  return { participant, step: 1, started: new Date().toISOString(), finished: null, reloads: 0, practice: [], sessions };
 }
 
 function record(person) {
@@ -103,6 +106,7 @@ function record(person) {
 }
 
 function entry(step) {
+  if (step.trial) return [me().practice, "image", step.trial.image];
   const session = me().sessions[step.s];
   if (step.kind === "question") return [session.questions, "image", step.image];
   if (step.kind === "check") return [session.checks, "before", step.check.before];
@@ -172,12 +176,13 @@ const screens = {
       store.people[code] ??= newcomer(code);
       go(me().step);
     };
-    const examples = data.sessions.at(-1).sheet, questions = data.sessions.reduce((n, s) => n + s.questions.length, 0);
+    const tries = data.practice.length, examples = data.sessions.at(-1).sheet, questions = data.sessions.reduce((n, s) => n + s.questions.length, 0);
     return [
       el("h1", { tabindex: -1 }, data.title),
       el("p", {}, `A computer model looks at pictures and says: ${sentence()}. It is not always right. Your task is to find out how it decides, and to predict what it will say.`),
       el("ol", { class: "steps" },
-        el("li", {}, `You see ${examples} pictures, a few at a time, with what the model said of each.`, explained ? ` ${data.legend}` : ""),
+        tries ? el("li", {}, `First you try it on ${tries === 1 ? "a picture" : `${tries} pictures`}, and are told at once what the model said. This is for practice, and does not count.`) : null,
+        el("li", {}, `${tries ? "Then you" : "You"} see ${examples} pictures, a few at a time, with what the model said of each.`, explained ? ` ${data.legend}` : ""),
         el("li", {}, `After each few you are asked about new pictures, ${questions} in all. Say what the model will say, even where you think that it will be wrong.`),
         el("li", {}, "At the end you save one file with your answers. Nothing is sent by this page.")),
       el("p", { class: "soft" }, "You can close or reload the page at any time and go on where you were."),
@@ -186,6 +191,22 @@ const screens = {
         el("span", { class: "soft" }, "Letters, digits, hyphens; from the person who invited you.")),
       people(),
       actions(el("button", { class: "button first", form: "begin" }, "Begin"), hint(key("Enter"))),
+    ];
+  },
+  practice(step) {
+    const place = `Practice ${step.i + 1} of ${step.of}`;
+    return asking(step, place, el("div", { class: "stimulus" }, image(data.pictures[step.trial.image], place)), "What will the model say? Guess, if you do not know.");
+  },
+  feedback(step) {
+    const [list, by, id] = entry(step), said = list.find((one) => one[by] === id).answer;
+    const right = said === step.trial.answer, last = step.i + 1 === step.of;
+    const place = `Practice ${step.i + 1} of ${step.of}: ${right ? "right" : "not right"}`;
+    return [
+      el("h1", { tabindex: -1 }, place),
+      el("div", { class: "stimulus" }, image(data.pictures[step.trial.image], place)),
+      el("p", { class: "said" }, "The model says: ", el("strong", {}, data.classes[step.trial.answer])),
+      el("p", { class: "soft" }, right ? "So did you." : `You said: ${data.classes[said]}.`, last ? " That was the practice. From now on your answers count, and you are not told whether they are right." : ""),
+      actions(forth(last ? "Start" : "Next", step), arrows(last ? "start" : "next")),
     ];
   },
   example(step) {
@@ -297,14 +318,15 @@ function draw() {
   const steps = person ? stepsOf(store.current) : [];
   const step = person ? steps[person.step] : { kind: "welcome" };
   main.replaceChildren(...screens[step.kind](step).filter((node) => node !== null));
-  const session = step.s === undefined ? "" : ` · part ${step.s + 1} of ${data.sessions.length}`;
+  const session = step.trial ? " · practice" : step.s === undefined ? "" : ` · part ${step.s + 1} of ${data.sessions.length}`;
   document.getElementById("where").textContent = data.title + session;
   document.getElementById("progress").value = person ? person.step / (steps.length - 1) : 0;
   scrollTo(0, 0);
   (step.kind === "welcome" ? main.querySelector("input") : main.querySelector("h1")).focus({ preventScroll: true });
   shownSince = performance.now();
   const after = steps[person ? person.step + 1 : 0]; // decoded before it is asked for
-  if (after?.image !== undefined || after?.example) new Image().src = data.pictures[after.image ?? after.example.image];
+  const next = after?.image ?? (after?.example ?? after?.trial)?.image;
+  if (next !== undefined) new Image().src = data.pictures[next];
 }
 
 addEventListener("keydown", (event) => {

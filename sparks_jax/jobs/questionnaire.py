@@ -36,7 +36,7 @@ def export(
 ) -> list[Path]:
     """Write the pages of a study and `study.json`, which grades the answers.
 
-    The pages are called by letters that say nothing to who is asked, and hold no answer to a question.
+    The pages are called by letters that say nothing to who is asked, and hold no answer to a question that counts.
 
     Args:
         study: The study.
@@ -93,9 +93,10 @@ def page(study: Study, condition: str, images: Any, explanations: Mapping[str, A
         "title": study.title,
         "classes": study.classes,
         "legend": None if shown is None else legend,
+        "practice": _told(study.practice),
         "sessions": [
             {
-                "examples": [{"image": item.image, "answer": item.predicted} for item in session.examples],
+                "examples": _told(session.examples),
                 "questions": _in_order(session.questions),
                 "checks": [check._asdict() for check in session.checks],
                 "sheet": seen,
@@ -154,6 +155,11 @@ def source(pixels: np.ndarray) -> str:
         picture.save(buffer, "WEBP", quality=QUALITY)
     kind = "png" if small else "webp"
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _told(items: tuple[Item, ...]) -> list[dict[str, int]]:
+    """With what the model says of them."""
+    return [{"image": item.image, "answer": item.predicted} for item in items]
 
 
 def _in_order(questions: tuple[Item, ...]) -> list[int]:
