@@ -1,14 +1,14 @@
 """Claim: at equal evaluations Sobol' maps are at least as faithful as RISE maps; what every other method is worth.
 
 Every attribution method × the metrics that need no ground truth, on two networks with their real ImageNet weights, over
-the real photographs that scikit-image and scikit-learn ship: six of them, which is few, and the intervals say so. With
-`--crops` there are more images; those of a photograph are resampled together, so the intervals still speak of
-photographs. Methods that sample the network are given the same number of evaluations, 512 or a few more; Sobol' and
-RISE are also run at the 2112 of Sobol's defaults, which the claim is about. Metrics that ask a method for dozens of
-further maps (stability, randomisation) are not among the default ones, for hours of sampled maps:
-`localization_glyphs.py` has them on a small network; `--metrics` adds them here.
+the real photographs that scikit-image and scikit-learn ship: six of them, which is few, and the intervals say so; with
+`--data` over photographs of your own. With `--crops` there are more images; those of a photograph are resampled
+together, so the intervals still speak of photographs. Methods that sample the network are given the same number of
+evaluations, 512 or a few more; Sobol' and RISE are also run at the 2112 of Sobol's defaults, which the claim is about.
+Metrics that ask a method for dozens of further maps (stability, randomisation) are not among the default ones, for
+hours of sampled maps: `localization_glyphs.py` has them on a small network; `--metrics` adds them here.
 
-Command:  python experiments/attribution_benchmark.py [--smoke] [--models squeezenet] [--metrics road …] [--out FOLDER]
+Command:  python experiments/attribution_benchmark.py [--smoke] [--models squeezenet] [--data FOLDER] [--out FOLDER]
 Hardware: 2 CPU cores.
 Time:     hours, not yet run in full; half an hour of a busy machine for a network, three metrics and `--compared`
           empty, which is what the README has; --smoke a minute. A killed run resumes.
@@ -27,7 +27,7 @@ import numpy as np
 import tyro
 
 from sparks_jax import attribution, evaluate
-from sparks_jax.data import photographs
+from sparks_jax.data import folder, photographs
 from sparks_jax.jobs.measures import MEASURES, Metric
 from sparks_jax.jobs.methods import METHODS, Method
 from sparks_jax.jobs.table import Table, compare, show
@@ -39,6 +39,8 @@ class Config:
     """What is compared, on what."""
 
     models: tuple[str, ...] = ("efficientnet_lite0", "squeezenet")
+    data: Path | None = None  # a folder of pictures, in place of those that ship with packages
+    drawn: int = 50  # of the pictures in the folder, at random
     crops: int = 1  # of each photograph: its centre, then its corners
     zoom: float = 1.0  # side of a crop over the smaller side of the photograph
     metrics: tuple[str, ...] = (
@@ -104,10 +106,18 @@ def at_evaluations(count: int) -> dict[str, Callable[..., Any]]:
     }
 
 
+def pictures(config: Config) -> dict[str, np.ndarray]:
+    """Photographs by name: those that ship with packages, or some of a folder."""
+    if config.data is None:
+        return photographs(("chelsea", "coffee")) if config.smoke else photographs()
+    paths = folder.list_images(config.data)
+    some = np.random.default_rng(config.seed).permutation(len(paths))[: 2 if config.smoke else config.drawn]
+    return {paths[i].name: folder.read_image(paths[i]) for i in some}
+
+
 def images_of(config: Config, bundle: bundled.Bundle) -> tuple[np.ndarray, np.ndarray]:
     """The images as the network takes them, and the photograph that each comes from."""
-    names = ("chelsea", "coffee") if config.smoke else None
-    taken = photographs(names) if names else photographs()
+    taken = pictures(config)
     cut = {name: crops(pixels, 1 if config.smoke else config.crops, config.zoom) for name, pixels in taken.items()}
     images = [bundled.prepare(crop, bundle.size) for several in cut.values() for crop in several]
     return np.stack(images), np.repeat(np.arange(len(cut)), [len(several) for several in cut.values()])

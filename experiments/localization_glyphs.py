@@ -41,7 +41,7 @@ class Config:
     """What is compared, on what."""
 
     images: int = 32
-    asked_again: int = 8  # images for the metrics that ask a method for dozens of further maps
+    asked_again: int = 8  # images for the metrics that attack the network, or ask a method for dozens of further maps
     tested: int = 1024  # images for the accuracies
     methods: tuple[str, ...] = ()  # none: all
     evaluations: int = 512  # of each method that samples the network, or a few more
@@ -92,9 +92,9 @@ METRICS = {
     "mass on the tag": Metric(on(TAG, metrics.relevance_mass), "Mass on the tag"),
     "pointing at the tag": Metric(on(TAG, partial(metrics.pointing_game, tolerance=TOLERANCE)), "Pointing at the tag"),
 }  # fmt: skip
-FAITHFUL = ("deletion", "insertion", "mu_fidelity", "infidelity", "sufficiency", "robustness_sr")
+FAITHFUL = ("deletion", "insertion", "mu_fidelity", "infidelity", "sufficiency")
 COPIES = 5  # noisy ones, of each image, where the defaults of the metrics are 20 and 10
-ASK_AGAIN = ("average_stability", "max_sensitivity", "random_logit", "model_randomization")
+DEAR = ("robustness_sr", "average_stability", "max_sensitivity", "random_logit", "model_randomization")
 
 
 def methods(config: Config) -> dict[str, Method]:
@@ -159,7 +159,7 @@ def main(config: Config) -> dict[str, Any]:
 
 def leaderboard(config: Config, model: Any, world: Glyphs) -> None:
     """The metrics that need no ground truth, of the network that reads the glyph: the same methods, the same images."""
-    asked = {"faithfulness": (FAITHFUL, config.images), "stability": (ASK_AGAIN, config.asked_again)}
+    asked = {"faithfulness": (FAITHFUL, config.images), "stability": (DEAR, config.asked_again)}
     for title, (names, count) in asked.items():
         chosen = {name: MEASURES[name] for name in (names[:1] if config.smoke else names)}
         for name in ("average_stability", "max_sensitivity"):

@@ -41,7 +41,8 @@ examples:
   sparks lens build --data imagenet_v2 --split test --model resnet50 --weights resnet50.pth
   sparks lens build --data photos/ --model my_network.py:make --classes names.txt --most 100 --rank 10
 
-What it will take is said first. A build that was killed goes on where it was: give the same command again.
+What it will take is said first. A build that was killed goes on where it was: give the same command again. With
+--distributed as many processes share a build as a cluster starts (Slurm, MPI, Kubernetes, TPU) and see --out.
 """
 
 
@@ -69,6 +70,7 @@ def _add_build(lens: Any, say: Callable[[str], None]) -> None:
     add("--view", choices=("crops", "positions"), help="what is factorized (crops)")
     add("--crop", type=float, metavar="SHARE", help="side of a crop over that of the image (0.29)")
     add("--force", action="store_true", help="replace an atlas of another network, other images or settings")
+    add("--distributed", action="store_true", help="share the classes among processes: the same command in each")
     add("--smoke", action="store_true", help="few classes, images and steps: does everything work?")
     add("--quiet", action="store_true", help="no progress")
     add("--open", action=argparse.BooleanOptionalAction, help="show the bundle in a browser at the end")

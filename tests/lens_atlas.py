@@ -1,4 +1,7 @@
-"""A small network and coloured images, whose atlas takes seconds; run as a program, it builds it, and can be killed."""
+"""A small network and coloured images, whose atlas takes seconds; run as a program, it builds it, and can be killed.
+
+As `FOLDER`, alone; as `FOLDER ADDRESS COUNT INDEX`, one of the processes that share the build.
+"""
 
 import sys
 from pathlib import Path
@@ -65,4 +68,6 @@ def build(folder, **options):
 
 
 if __name__ == "__main__":
-    build(Path(sys.argv[1]), devices=jax.devices()[:1])
+    if len(sys.argv) > 2:
+        jax.distributed.initialize(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    build(Path(sys.argv[1]), devices=jax.local_devices()[:1])

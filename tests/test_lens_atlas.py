@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,8 +14,10 @@ import numpy as np
 import pytest
 
 from sparks_jax import lens
+from sparks_jax.lens import atlas as atlas_module
 from sparks_jax.lens import bundle, costs, schema, sources
-from sparks_jax.lens.work import FOLDER
+from sparks_jax.lens.settings import Settings
+from sparks_jax.lens.work import FOLDER, alone
 from tests import lens_atlas
 
 KILLS = int(os.environ.get("LENS_KILLS", "2"))  # more for a measured run
@@ -146,6 +149,63 @@ def test_two_devices_give_the_same_classes(folder, tmp_path):
         values = [bundle.read_arrays(place / "colours", record.arrays)["importances"]
                   for place, record in ((folder, one), (tmp_path, two))]  # fmt: skip
         np.testing.assert_allclose(*values, atol=1e-3)
+
+
+def test_two_processes_share_a_build_and_give_the_same_bundle(folder, tmp_path):
+    """Each takes every other batch; half of the classes are not enough for the whole, and nothing differs by a byte."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, "-m", "tests.lens_atlas", str(tmp_path), address, "2"]
+    started = [subprocess.Popen([*command, index], stderr=subprocess.PIPE, text=True) for index in "01"]
+    said = [process.communicate(timeout=300)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    assert identity(tmp_path) == identity(folder)
+
+
+def test_processes_that_share_a_build_have_half_to_do_each():
+    work, units = costs.Work(*range(100, 105)), costs.Units(*range(1, 8))
+    one, two = (costs.forecast(work, units, Settings(), early=True, processes=count) for count in (1, 2))
+    fixed = costs.forecast(costs.Work(0, 0, 0, 0, 0), units, Settings(), early=True)[costs.FIT]
+    for stage in (costs.PREDICT, costs.ACTS, costs.PICTURES, costs.WRITE):
+        assert two[stage] == one[stage] / 2
+    assert two[costs.FIT] - fixed == pytest.approx((one[costs.FIT] - fixed) / 2), "each compiles for itself"
+    assert two[costs.LINK] == one[costs.LINK], "one of them writes the index"
+
+
+def test_where_one_process_fails_the_others_do_not_wait(monkeypatch):
+    told = []
+    monkeypatch.setattr(atlas_module, "_all_well", lambda well: told.append(well))
+    with pytest.raises(RuntimeError, match="another process of this build failed at predicting"), \
+         atlas_module._together("predicting"):  # fmt: skip
+        pass
+    with pytest.raises(ZeroDivisionError), atlas_module._together("predicting"):
+        _ = 1 / 0
+    assert told == [True, False]
+
+
+def test_two_builds_that_know_nothing_of_each_other_do_not_write_one_folder(tmp_path):
+    pytest.importorskip("fcntl", reason="locks of POSIX")
+    with alone(tmp_path / "colours"), pytest.raises(BlockingIOError, match="--distributed"):
+        lens_atlas.build(tmp_path, devices=jax.devices()[:1], force=True)
+    with alone(tmp_path / "colours"):
+        pass
+
+
+def test_a_build_goes_on_with_other_devices(folder, tmp_path, monkeypatch):
+    """Killed after its studies of one class a batch, it goes on with two: those of other classes are not taken."""
+    with monkeypatch.context() as patched:
+        patched.setattr(atlas_module, "_one_class", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            lens_atlas.build(tmp_path, devices=jax.devices()[:1], at_once=1, pictures=0, parts=0)
+    study = next((tmp_path / "colours" / FOLDER).glob("studies-*"))
+    lens_atlas.build(tmp_path, devices=jax.devices()[:2], at_once=1, pictures=0, parts=0)
+    assert not study.exists()
+    for entry in bundle.read_atlas(folder / "colours").classes:
+        one, two = (bundle.read_class(place / "colours", entry.file) for place in (folder, tmp_path))
+        assert [concept.prevalence.number for concept in one.concepts] == [
+            concept.prevalence.number for concept in two.concepts
+        ]
 
 
 def test_a_damaged_class_is_made_again(folder, atlas, tmp_path):

@@ -1,11 +1,13 @@
 """An atlas, built: a network and images in, a folder of classes out, that a killed build goes on from.
 
 Predictions of all images say which class each is an image of; classes are studied in batches; each is written when it
-is done. Processes of `jax.distributed` take every so many-th batch, and the first of them writes the index.
+is done. Processes of `jax.distributed` take every so many-th batch, and the first of them writes the index: the bundle
+is the same, to the byte, however many there are.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +38,7 @@ from sparks_jax.lens.settings import Settings, check
 from sparks_jax.lens.shown import Gallery, show
 from sparks_jax.lens.sources import Source
 from sparks_jax.lens.studies import Engine, boxes_of, engine, one_study, study_batch
-from sparks_jax.lens.work import Place, open_place
+from sparks_jax.lens.work import Place, alone, open_place
 
 Say = Callable[[str], None]
 INDEX_EVERY = 2.0  # seconds between two indices while a build goes on
@@ -107,6 +109,8 @@ def build_atlas(
     Raises:
         ValueError: For settings out of range, a network without halves, images that make no class.
         FileExistsError: If the folder holds something else.
+        BlockingIOError: If another build is writing it.
+        RuntimeError: If another of the processes that share the build failed.
     """
     check(settings)
     check_halves(network)
@@ -114,15 +118,17 @@ def build_atlas(
     settings = settings._replace(chunk=settings.chunk or default_chunk())
     asked = (network.classes, network.size, source.identity, settings)
     print_of = fingerprint(VERSION, __version__, network.model, asked)
-    if jax.process_index() == 0:
-        open_place(root / title.id, print_of, force=force)
-    _together("opened")
-    build = _prepared(Place(root / title.id, print_of), title, network, source, settings, devices, say, quiet)
-    _run(build)
-    if jax.process_index() == 0:
-        build.place.clear()
-    _together("finished")
-    return build.place.folder
+    first, place = jax.process_index() == 0, Place(root / title.id, print_of)
+    say, quiet = (say, quiet) if first else (lambda text: None, True)  # one voice
+    with ExitStack() as held:
+        with _together("opening its folder"):
+            if first:
+                held.enter_context(alone(place.folder))
+                open_place(place.folder, print_of, force=force)
+        with _together("looking at the first images"):
+            build = _prepared(place, title, network, source, settings, devices, say, quiet)
+        _run(build)
+    return place.folder
 
 
 def _prepared(
@@ -145,24 +151,24 @@ def _run(build: Build) -> None:
     settings, source, network = build.engine.settings, build.source, build.engine.network
     guess = _guess(build)
     build.say(f"{build.title.id}: {costs.sentence(guess, build.units, _forecast(build, guess), build.clock.total())}")
-    with build.clock.stage(costs.PREDICT):
-        mine = lambda number: number % jax.process_count() == jax.process_index()
+    with build.clock.stage(costs.PREDICT), _together("predicting"):
         for _ in predict(build.place, source, network, build.engine.forward, build.engine.shared, build.engine.size,
-                         mine=mine):  # fmt: skip
+                         mine=_mine):  # fmt: skip
             pass
-        _together("predicted")
-        predictions = kept(build.place, source)
+    predictions = kept(build.place, source)
     found = members(predictions, source, network, settings)
     work = _work(build, [len(one.rows) for one in found])
     seconds = _forecast(build, work)
     if work != guess:
         build.say(f"{build.title.id}: now known: {costs.sentence(work, build.units, seconds, build.clock.total())}")
     facts = _facts(build, predictions)
-    with progress(sum(seconds.values()) - seconds[costs.PREDICT], build.clock, build.say, quiet=build.quiet) as shown:
+    total = sum(seconds.values()) - seconds[costs.PREDICT]
+    with progress(total, build.clock, build.say, quiet=build.quiet) as shown, _together("studying classes"):
         entries = _classes(build, found, facts, seconds, shown)
-    _together("studied")
-    if jax.process_index() == 0:
-        _finish(build, found, facts, entries, work, seconds)
+    with _together("writing the index"):
+        if jax.process_index() == 0:
+            _finish(build, found, facts, entries, work, seconds)
+            build.place.clear()
 
 
 # --- how much there is ------------------------------------------------------------------------------------
@@ -190,7 +196,8 @@ def _work(build: Build, sizes: list[int]) -> costs.Work:
 
 
 def _forecast(build: Build, work: costs.Work) -> dict[str, float]:
-    return costs.forecast(work, build.units, build.engine.settings, early=build.engine.halves.early is not None)
+    early, processes = build.engine.halves.early is not None, jax.process_count()
+    return costs.forecast(work, build.units, build.engine.settings, early=early, processes=processes)
 
 
 def _facts(build: Build, predictions: Predictions) -> Facts:
@@ -209,12 +216,10 @@ def _classes(
     """Study and write the classes of this process, batch by batch; lines of the index, by label."""
     settings, number = build.engine.settings, len(build.engine.devices)
     width = min(settings.at_once, -(-len(found) // number)) * number
-    batches = [found[i : i + width] for i in range(0, len(found), width)]
-    entries, written = {}, 0.0
-    each = {stage: seconds[stage] / len(found) for stage in seconds}
-    for i, batch in enumerate(batches):
-        if i % jax.process_count() != jax.process_index():
-            continue
+    batches = [(i // width, found[i : i + width]) for i in range(0, len(found), width) if _mine(i // width)]
+    entries, written, total = {}, 0.0, sum(len(batch) for _, batch in batches)
+    each = {stage: seconds[stage] / max(total, 1) for stage in seconds}
+    for i, batch in batches:
         there = {one.label: build.place.finished(_file(one.label)) for one in batch}
         studies = {} if all(there.values()) else _studied(build, batch, width, i)
         shown.advance(len(batch) * (each[costs.ACTS] + each[costs.FIT]))
@@ -223,7 +228,7 @@ def _classes(
             if ready is None:
                 tick = lambda stage, share: shown.advance(share * each[stage])
                 ready = _one_class(build, one, one_study(studies, j, len(one.rows), _per(build)), facts, tick)
-                shown.finished(ready[0].name, len(entries) + 1, len(found))
+                shown.finished(ready[0].name, len(entries) + 1, total)
             entries[one.label] = entry_of(*ready)
             shown.advance(each[costs.WRITE])
             if jax.process_index() == 0 and time.perf_counter() - written > INDEX_EVERY:
@@ -300,9 +305,29 @@ def _write_index(build: Build, facts: Facts, entries: list[schema.ClassEntry], a
     add_atlas(build.place.folder.parent, record)
 
 
-def _together(name: str) -> None:
-    """Wait for the other processes, if there are any."""
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
+# --- processes --------------------------------------------------------------------------------------------
 
-        multihost_utils.sync_global_devices(f"sparks_jax.lens {name}")
+
+def _mine(number: int) -> bool:
+    """Whether a piece of work is this process's."""
+    return number % jax.process_count() == jax.process_index()
+
+
+@contextmanager
+def _together(what: str) -> Iterator[None]:
+    """What all processes do before any goes on; where it fails in one it fails in all, and none waits for ever."""
+    try:
+        yield
+    except Exception:
+        _all_well(False)
+        raise
+    if not _all_well(True):
+        raise RuntimeError(f"another process of this build failed at {what}, and says why")
+
+
+def _all_well(well: bool) -> bool:
+    if jax.process_count() == 1:
+        return well
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.process_allgather(np.array(well)).all())

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 import sparks_jax.lens.sources as sources
 from sparks_jax.jobs.network import Network, load_network
 from sparks_jax.lens.atlas import Say, Title, build_atlas
@@ -95,11 +97,15 @@ def run(options: Any, *, say: Say) -> int:
     """
     # Tracing makes millions of small objects that stay: looking for garbage among them takes a quarter of its time.
     gc.set_threshold(100_000, 20, 50)
+    if options.distributed:
+        jax.distributed.initialize()
     given = {name: getattr(options, name, None) for name in Settings._fields}
     given["only"] = tuple(part.strip() for part in options.only.split(",")) if options.only else None
     given = {name: value for name, value in given.items() if value is not None}
     names = ("model", "data", "weights", "classes", "size", "split", "name", "title", "force", "smoke", "quiet")
     folder = build(options.out, say=say, **{name: getattr(options, name) for name in names}, **given)
+    if jax.process_index() > 0:
+        return 0
     print(f"The bundle is {folder}: sparks lens serve {folder} --browser")
     at_hand = options.model is None and options.data is None and sys.stdout.isatty()
     if at_hand if options.open is None else options.open:

@@ -62,7 +62,7 @@ class Work(NamedTuple):
     rows: int
 
 
-def forecast(work: Work, units: Units, settings: Settings, *, early: bool) -> dict[str, float]:
+def forecast(work: Work, units: Units, settings: Settings, *, early: bool, processes: int = 1) -> dict[str, float]:
     """Seconds of each stage.
 
     Args:
@@ -70,6 +70,7 @@ def forecast(work: Work, units: Units, settings: Settings, *, early: bool) -> di
         units: What each takes.
         settings: Of the build.
         early: Whether the network can be cut earlier, for sub-concepts.
+        processes: That share the images and the classes; each compiles for itself.
     """
     classes = work.classes
     views = classes * settings.pictures * settings.picture_steps * settings.picture_crops
@@ -78,16 +79,21 @@ def forecast(work: Work, units: Units, settings: Settings, *, early: bool) -> di
     products = 2 * 2 * settings.steps * work.rows * 2
     maps = classes * settings.exhibits * settings.rank
     part_views = parts * settings.part_images
-    return {
+    compiling = {FIT: units.compile_fit}
+    compiling |= {
+        stage: COMPILING[stage] * units.compile_backward for stage, some in ((MAPS, maps), (PARTS, parts)) if some
+    }
+    shared = {
         PREDICT: work.images * units.forward,
         ACTS: (work.members + work.views) * units.forward,
-        FIT: units.compile_fit + products * units.product,
-        MAPS: (COMPILING[MAPS] * units.compile_backward if maps else 0) + maps * units.backward,
-        PARTS: (COMPILING[PARTS] * units.compile_backward if parts else 0) + part_views * units.backward,
+        FIT: products * units.product,
+        MAPS: maps * units.backward,
+        PARTS: part_views * units.backward,
         PICTURES: views * units.view,
         WRITE: WRITING * classes,
-        LINK: 2.0 + 1e-7 * (classes * settings.rank) ** 2,
     }
+    seconds = {stage: compiling.get(stage, 0.0) + value / processes for stage, value in shared.items()}
+    return seconds | {LINK: 2.0 + 1e-7 * (classes * settings.rank) ** 2}
 
 
 def sentence(work: Work, units: Units, seconds: dict[str, float], spent: float) -> str:

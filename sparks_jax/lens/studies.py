@@ -116,8 +116,9 @@ def study_batch(
         number: Of the batch.
         clock: Counts.
     """
-    name = f"studies-{number:05d}"
-    if (found := place.load(name)) is not None:
+    name, labels = f"studies-{number:05d}", [one.label for one in batch]
+    # Of fewer or more devices a batch of this number has other classes.
+    if (found := place.load(name)) is not None and found.pop("labels").tolist() == labels:
         return found
     with clock.stage(ACTS):
         padded = [*batch, *[batch[-1]] * (width - len(batch))]
@@ -146,7 +147,7 @@ def study_batch(
             if not np.isfinite(atoms).all():
                 name = engine.network.classes[one.label]
                 raise ValueError(f"the activations of {name!r} have no {len(atoms)} concepts; ask for fewer (--rank)")
-        place.keep(name, found)
+        place.keep(name, found | {"labels": np.array(labels)})
     return found
 
 

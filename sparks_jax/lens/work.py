@@ -7,7 +7,10 @@ removed with the end of the build.
 
 import io
 import json
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,6 +69,41 @@ class Place(NamedTuple):
         shutil.rmtree(self.folder / FOLDER, ignore_errors=True)
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Be the only build of a folder while inside, where its file system has locks; one that is killed leaves none.
+
+    Args:
+        folder: Of the atlas, which is made.
+
+    Raises:
+        BlockingIOError: If another build is at it.
+        NotADirectoryError: If it is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file, expected a folder for an atlas; choose another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        raise BlockingIOError(
+            f"another build is writing {folder}: let it end, or start both with --distributed to share the work"
+        ) from None
+    except OSError:
+        pass  # of a network, without locks
+    try:
+        yield
+    finally:
+        os.close(held)
+
+
 def open_place(folder: Path, fingerprint: str, *, force: bool) -> Place:
     """The folder of an atlas: new, or of the same build, which then goes on.
 
@@ -76,10 +114,7 @@ def open_place(folder: Path, fingerprint: str, *, force: bool) -> Place:
 
     Raises:
         FileExistsError: If there is another atlas, or something else.
-        NotADirectoryError: If it is a file.
     """
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file, expected a folder for an atlas; choose another --out")
     place, mark = Place(folder, fingerprint), folder / MAKING
     if folder.is_dir() and any(folder.iterdir()):
         before = _fingerprint(mark)
@@ -89,7 +124,8 @@ def open_place(folder: Path, fingerprint: str, *, force: bool) -> Place:
                 raise FileExistsError(
                     f"the folder {folder} holds {what}; --force (force=True) replaces an atlas, --out writes elsewhere"
                 )
-            shutil.rmtree(folder)
+            for one in folder.iterdir():  # the folder itself is what is locked
+                shutil.rmtree(one) if one.is_dir() and not one.is_symlink() else one.unlink()
     for part in folder.rglob("*.part"):  # of a build that was killed as it wrote
         part.unlink()
     if not mark.is_file():
