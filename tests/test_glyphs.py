@@ -7,7 +7,8 @@ import pytest
 from scipy.stats import chisquare
 
 from sparks_jax.data import shapes
-from sparks_jax.data.glyphs import CLASSES, DISTRACTORS, RIM, TAG, Glyphs, glyph, glyphs
+from sparks_jax.data.drawing import RIM
+from sparks_jax.data.glyphs import CLASSES, DISTRACTORS, TAG, Glyphs, glyph, glyphs
 
 pytestmark = pytest.mark.usefixtures("optimized_module")
 NUM = 128

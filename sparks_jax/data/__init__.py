@@ -9,4 +9,7 @@ from sparks_jax.data.glyphs import Glyphs as Glyphs
 from sparks_jax.data.glyphs import glyph as glyph
 from sparks_jax.data.glyphs import glyphs as glyphs
 from sparks_jax.data.natural import photographs as photographs
+from sparks_jax.data.pairs import Pairs as Pairs
+from sparks_jax.data.pairs import pair as pair
+from sparks_jax.data.pairs import pairs as pairs
 from sparks_jax.data.spectra import read_spectrum as read_spectrum
