@@ -104,22 +104,56 @@ def study(
     order = jnp.argsort(-values.sum(0))
     dictionary = fitted.dictionary._replace(atoms=fitted.dictionary.atoms[order])
     codes, values = codes[..., order], values[:, order]
-    decoded = jnp.where(valid[:, None, None, None], concepts.decode(dictionary, codes), 0)
     faithful = _faithfulness(score, dictionary, codes, values, key_sets, chunk)
     amounts, size = codes.mean((1, 2)), jnp.linalg.norm(values, axis=1, keepdims=True)
-    logits, without = head(acts), head(jnp.zeros_like(acts[:1]) + dictionary.mean[None, None, None])
-    of_decoded = head(decoded)
-    residual = jnp.square(acts - decoded).sum((1, 2, 3))
-    centre = acts.sum((0, 1, 2)) / jnp.maximum(valid.sum() * acts.shape[1] * acts.shape[2], 1)
-    spread = jnp.where(valid, jnp.square(acts - centre[None, None, None]).sum((1, 2, 3)), 0)
-    total = jnp.square(acts).sum((1, 2, 3))
+    told = _told(head, dictionary, acts, codes, valid, rivals, chunk)
+    without = head(jnp.zeros_like(acts[:1]) + dictionary.mean[None, None, None])
     return Study(
         dictionary, again, fitted.codes[:, order], codes, values, _sobol(score, dictionary, codes, affine), amounts,
-        logits[:, rivals], _slopes(head, dictionary, codes, amounts, valid, rivals, affine), logits.argmax(1),
-        of_decoded.argmax(1), of_decoded[:, rivals[0]], without[0, rivals[0]],
-        jnp.sqrt(residual / jnp.where(total > 0, total, 1)), residual.sum(), spread.sum(), *faithful,
+        told.logits, _slopes(head, dictionary, codes, amounts, valid, rivals, affine, chunk), told.predicted,
+        told.predicted_explained, told.explained, without[0, rivals[0]],
+        jnp.sqrt(told.residual / jnp.where(told.square > 0, told.square, 1)), told.residual.sum(), told.spread.sum(),
+        *faithful,
         concepts.tsne(values / jnp.where(size > 0, size, 1), valid=valid, perplexity=PERPLEXITY, num_steps=plane_steps),
     )  # fmt: skip
+
+
+class Told(NamedTuple):
+    """What the head says of each image, and of what its concepts explain; squared norms of activations.
+
+    Attributes:
+        logits: `(n m)` of the rivals.
+        predicted, predicted_explained, explained: As in `Study`.
+        residual: `(n)` of what is not explained.
+        square: `(n)` of the activations.
+        spread: `(n)` of their deviations from the mean of all.
+    """
+
+    logits: Array
+    predicted: Array
+    predicted_explained: Array
+    explained: Array
+    residual: Array
+    square: Array
+    spread: Array
+
+
+def _told(
+    head: Any, dictionary: Dictionary, acts: Array, codes: Array, valid: Array, rivals: Array, chunk: int
+) -> Told:
+    """So many images at once: neither what lies inside of the head nor what is explained is held for all of them."""
+    centre = acts.sum((0, 1, 2)) / jnp.maximum(valid.sum() * acts.shape[1] * acts.shape[2], 1)
+
+    def of_image(row: tuple[Array, Array, Array]) -> Told:
+        a, u, there = row
+        decoded = jnp.where(there, concepts.decode(dictionary, u), 0)
+        logits, explained = head(a[None])[0], head(decoded[None])[0]
+        return Told(
+            logits[rivals], logits.argmax(), explained.argmax(), explained[rivals[0]], jnp.square(a - decoded).sum(),
+            jnp.square(a).sum(), jnp.where(there, jnp.square(a - centre[None, None]).sum(), 0),
+        )  # fmt: skip
+
+    return stream.stack_over(of_image, (acts, codes, valid), chunk)
 
 
 def _sobol(score: Any, dictionary: Dictionary, codes: Array, affine: bool) -> Float[Array, "n k"]:
@@ -130,12 +164,13 @@ def _sobol(score: Any, dictionary: Dictionary, codes: Array, affine: bool) -> Fl
 
 
 def _slopes(
-    head: Any, dictionary: Dictionary, codes: Array, amounts: Array, valid: Array, rivals: Array, affine: bool
-) -> Float[Array, "k m"]:
+    head: Any, dictionary: Dictionary, codes: Array, amounts: Array, valid: Array, rivals: Array, affine: bool,
+    chunk: int,
+) -> Float[Array, "k m"]:  # fmt: skip
     r"""What a unit of each concept adds to each logit: $\sum_i \phi_{ik} / \sum_i \bar u_{ik}$; 0 for an absent one."""
     method = "auto" if affine else "gradient_input"
-    of_rival = lambda label: concepts.importance(logit(head, label), dictionary, codes, method=method).values
-    adds = jnp.einsum("mnk,n->km", jax.lax.map(of_rival, rivals), valid.astype(codes.dtype), precision="highest")
+    phi = lambda label: concepts.importance(logit(head, label), dictionary, codes, method=method, chunk=chunk).values
+    adds = jnp.einsum("mnk,n->km", jax.lax.map(phi, rivals), valid.astype(codes.dtype), precision="highest")
     total = (amounts * valid[:, None]).sum(0)[:, None]
     return jnp.where(total > 0, adds / jnp.where(total > 0, total, 1), 0)
 
@@ -147,11 +182,12 @@ def _faithfulness(
 
     def of_image(row: tuple[Array, Array]) -> tuple[Array, Array, Array]:
         u, phi = row
-        down = concepts.c_deletion(score, dictionary, u, phi).auc
-        up = concepts.c_insertion(score, dictionary, u, phi).auc
-        return down, up, concepts.c_fidelity(score, dictionary, u, phi, key=key, num_samples=FIDELITY_SETS)
+        down = concepts.c_deletion(score, dictionary, u, phi, chunk=chunk).auc
+        up = concepts.c_insertion(score, dictionary, u, phi, chunk=chunk).auc
+        return down, up, concepts.c_fidelity(score, dictionary, u, phi, key=key, num_samples=FIDELITY_SETS, chunk=chunk)
 
-    return stream.stack_over(of_image, (codes, values), chunk)
+    # Each image is dozens of evaluations.
+    return stream.stack_over(of_image, (codes, values), max(1, chunk // FIDELITY_SETS))
 
 
 # --- sub-concepts -----------------------------------------------------------------------------------------
