@@ -8,9 +8,9 @@ the tag told the class. Asked is, of fresh images,
 (a) whether each glyph is found as one concept: how well its amount tells whether the glyph is there;
 (b) whether that is the most important concept of the class, and what distractors and tags count for;
 (c) whether implicit gradient maps point at the glyph better than the codes of positions;
-(d) whether the tag is the top concept of the network that cheats;
-(e) whether the concept of a glyph of two parts is taken apart at an earlier layer: an arrow into head and shaft, a tee
-    into bar and stem. The network was not told of parts; what its layer knows of them is said by a trained direction.
+(d) whether the tag is the top concept of the network that cheats.
+
+How concepts are taken apart is asked in `recursion.py`.
 
 Command:  python experiments/craft_glyphs.py [--smoke] [--out FOLDER]
           Tables (CSV), a record (JSON), pictures. A killed run resumes the training of the network that cheats.
@@ -19,9 +19,7 @@ Time:     5 minutes on a busy machine, half of them training; --smoke a quarter 
 Expected: (a) AUC 0.997 or more for every glyph; of distractors 0.64 at most. (b) The concept of the glyph is the top
           one for 10 classes of 10 and for every image; 1.6 % of the logits come from distractors, which cover 11 % of
           the images. (c) Pointing 0.99 against 0.62, a gain of 0.37 [0.30, 0.45]; IoU 0.69 against 0.38. (d) For 10
-          classes of 10 the top concept tells the tag, AUC 1.00. (e) No: head 0.81 and shaft 0.67, bar 0.66 and stem
-          0.62, where a trained direction reaches 0.96 and 0.93; crops that are zoomed, as `refine` looks at them, say
-          little of whole images here. Seed 0, jax 0.10.1.
+          classes of 10 the top concept tells the tag, AUC 1.00. Seed 0, jax 0.10.1.
 """
 
 import time
@@ -39,8 +37,7 @@ from scipy.stats import rankdata
 from experiments import localization_glyphs
 from experiments.craft_photos import report
 from sparks_jax import concepts, metrics, stream, viz
-from sparks_jax.data.glyphs import CLASSES, DISTRACTORS, Glyphs, glyph, glyphs
-from sparks_jax.images import bilinear
+from sparks_jax.data.glyphs import CLASSES, DISTRACTORS, Glyphs, glyphs
 from sparks_jax.jobs.table import Interval, interval
 from sparks_jax.models import bundled
 from sparks_jax.scores import logit
@@ -54,8 +51,6 @@ class Config:
     tested: int = 640  # fresh ones, that everything is measured on
     mapped: int = 160  # of those, for maps
     rank: int = 16  # concepts of all classes together
-    apart: int = 64  # images of a glyph of two parts, and as many to look at the parts
-    parts: int = 8  # that its concept is taken apart into
     steps: int = 400  # of the training of the network that cheats
     draws: int = 1000  # of each bootstrap
     pictures: int = 4
@@ -65,12 +60,9 @@ class Config:
 
 
 READS_GLYPH, READS_TAG = localization_glyphs.NETWORKS
-EARLY, MIDDLE, LAST = 1, 2, 3  # stages: 32, 16 and 8 cells on a side, for maps, for parts, for concepts
+EARLY, LAST = 1, 3  # stages: 32 and 8 cells on a side, for maps, for concepts
 TOLERANCE = localization_glyphs.TOLERANCE
 CODES, GRADIENT, GAIN = "codes of positions", "implicit gradient", "gradient - codes"
-# Glyphs of two parts, and where the border between them lies: how far up from the centre, in radii.
-TWO_PARTS = {"arrow": ("head", "shaft", 0.0958), "tee": ("bar", "stem", 0.2333)}
-ZOOMED, IN_PLACE, TOLD = "refine: zoomed crops", "positions in place", "told the halves (cav)"
 PLACES = ("glyph", "distractors", "tag", "ground")
 
 
@@ -253,100 +245,6 @@ def pointing(name: str, maps: dict[str, Any], truth: Any) -> list[dict[str, Any]
     return [{"network": name, "map": k} | {m: interval(a) for m, a in of.items()} for k, of in values.items()]
 
 
-# --- (e) parts ---
-
-
-@partial(jax.jit, static_argnums=0)
-def of_one_class(num: int, key: Any, label: Any) -> Glyphs:
-    """Images of one glyph."""
-    return jax.lax.map(lambda key: glyph(key, label), jax.random.split(key, num), batch_size=32)
-
-
-def halves(world: Glyphs, border: float) -> np.ndarray:
-    """Pixels of the glyph above and below a border across it, in its own frame: `(2 n h w)`."""
-    grid = np.arange(world.images.shape[1]) + 0.5
-    place = lambda a: np.asarray(a)[:, None, None]
-    down = (grid[None, :, None] - place(world.centres[:, 0])) / place(world.radii)
-    right = (grid[None, None] - place(world.centres[:, 1])) / place(world.radii)
-    up = -np.sin(place(world.angles)) * right - np.cos(place(world.angles)) * down
-    return np.stack([world.masks & (up > border), world.masks & (up <= border)])
-
-
-def inside(found: concepts.Concepts, k: Any) -> Any:
-    """A view: the positions of an earlier layer in the cells where a concept is strongest, a tenth of all."""
-
-    def view(features: Any, images: Any, *, chunk: int) -> concepts.Views:
-        seen = concepts.positions()(features, images, chunk=chunk)
-        cells = found.image_codes[..., k]
-        fine = round((len(seen.acts) / cells.size) ** 0.5)
-        there = jnp.repeat(jnp.repeat(cells >= jnp.quantile(cells, 0.9), fine, 1), fine, 2)
-        return seen._replace(acts=jnp.where(there.reshape(-1, 1), seen.acts, 0))  # rows of zeros are padding
-
-    return view
-
-
-@jax.jit
-def whole(model: Any, images: Any, label: Any) -> tuple[concepts.Concepts, Any]:
-    """The concepts of a class, and which is the top one."""
-    given: dict[str, Any] = dict(key=jax.random.key(0), rank=4, view=concepts.positions(), chunk=64)
-    found = concepts.craft(model.features, logit(model.head, label), images, **given)
-    return found, found.importance.mean.argmax()
-
-
-@partial(jax.jit, static_argnums=(5, 6))
-def parts(
-    model: Any, images: Any, label: Any, found: concepts.Concepts, k: Any, how: str, rank: int
-) -> tuple[Any, ...]:
-    """A concept taken apart at an earlier stage: where its parts are, in its images and in others."""
-    early, rest = (lambda x: model.features(x, MIDDLE)), logit(lambda acts: model.head(acts, MIDDLE), label)
-    given: dict[str, Any] = dict(key=jax.random.key(0), rank=rank, method="gradient_input", chunk=64)
-    fit = images[: len(images) // 2]
-    if how == ZOOMED:
-        found = concepts.refine(found, k, early, rest, fit, **given)
-    else:
-        found = concepts.craft(early, rest, fit, view=inside(found, k), **given)
-    codes = concepts.encode(found.dictionary, activations(model, images, MIDDLE))
-    return upsampled(codes, images.shape[1:3]), found.explained.mean() / found.score.mean()
-
-
-def upsampled(codes: Any, size: tuple[int, int]) -> Any:
-    """Maps `(n k h w)` of codes of positions."""
-    return jax.vmap(jax.vmap(lambda u: bilinear(u, size), 2))(codes)
-
-
-def told(model: Any, images: Any, halved: np.ndarray) -> Any:
-    """Maps of the direction that tells the halves best where it is told which is which: what the layer knows."""
-    acts, half = jax.jit(activations, static_argnums=2)(model, images, MIDDLE), len(images) // 2
-    cell = images.shape[1] // acts.shape[1]
-    most = halved.reshape(*halved.shape[:2], -1, cell, acts.shape[2], cell).mean((3, 5)) > 0.5
-    first, second = (np.asarray(acts[:half])[where[:half]] for where in most)
-    direction = concepts.cav(jnp.asarray(first), jnp.asarray(second))
-    return upsampled(jnp.stack([acts @ direction, -acts @ direction], -1), images.shape[1:3])
-
-
-def taken_apart(config: Config, model: Any, shape: str) -> list[dict[str, Any]]:
-    """Whether parts of a glyph's concept are its halves: the best part for each in the first images, in the others.
-
-    AUC of the pixels of one half among those of the glyph, image by image.
-    """
-    label, (*names, border) = CLASSES.index(shape), TWO_PARTS[shape]
-    drawn = of_one_class(2 * config.apart, jax.random.key(config.seed + 3), jnp.asarray(label))
-    world, rows, n = jax.tree.map(np.asarray, drawn), [], config.apart
-    images, halved = drawn.images, halves(world, border)
-    given = (jnp.asarray(label), *whole(model, images[:n], jnp.asarray(label)))
-    runs = {how: parts(model, images, *given, how, config.parts) for how in (ZOOMED, IN_PLACE)}
-    for how, (maps, explained) in (runs | {TOLD: (told(model, images, halved), "")}).items():
-        on = [m[:, mask] for m, mask in zip(np.asarray(maps), world.masks, strict=True)]
-        share = explained if how == TOLD else float(explained)
-        row: dict[str, Any] = {"halves": " / ".join(names), "parts": how, "explained of the logit": share}
-        for name, half in zip(("first half", "second half"), halved, strict=True):
-            truth = [one[mask] for one, mask in zip(half, world.masks, strict=True)]
-            values = np.stack([auc(a, np.broadcast_to(t, a.shape)) for a, t in zip(on, truth, strict=True)])
-            row[name] = interval(values[n:, values[:n].mean(0).argmax()])
-        rows.append(row)
-    return rows
-
-
 # --- pictures, tables ---
 
 
@@ -378,14 +276,13 @@ def measured(config: Config, networks: dict[str, Any], worlds: tuple[Glyphs, Gly
         maps[name] = maps_of(model, one.dictionary, tested.images[mapped], one.top[one.taken[mapped]])
         tables["maps"] += pointing(name, maps[name], (tested.masks if name == READS_GLYPH else tested.tags)[mapped])
     draw(config, tested, maps, networks[READS_GLYPH], found[READS_GLYPH])
-    tables["parts"] = [row for shape in TWO_PARTS for row in taken_apart(config, networks[READS_GLYPH], shape)]
     return tables
 
 
 def main(config: Config) -> dict[str, Any]:
     """Print the tables, write them with a record, draw the pictures; return the record."""
     if config.smoke:
-        config = replace(config, images=8, tested=8, mapped=4, apart=2, rank=10, parts=2, draws=10, pictures=1)
+        config = replace(config, images=8, tested=8, mapped=4, rank=10, draws=10, pictures=1)
     begin = time.perf_counter()
     world = lambda num, seed: glyphs(num, key=jax.random.key(config.seed + seed), shortcut=1.0, agreement=0.0)
     worlds = tuple(jax.tree.map(np.asarray, world(n, i)) for i, n in ((7, config.images), (8, config.tested)))

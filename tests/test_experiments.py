@@ -7,7 +7,7 @@ import tyro
 
 # Module, and what its folder holds afterwards.
 EXPERIMENTS = [
-    ("craft_glyphs", ["concepts.png", "maps.csv", "maps.png", "parts.csv", "places.csv", "run.json", "table.csv"]),
+    ("craft_glyphs", ["concepts.png", "maps.csv", "maps.png", "places.csv", "run.json", "table.csv"]),
     ("craft_photos", ["run.json", "squeezenet_coffee.png", "table.csv"]),
     ("eva_digits", ["digits_plain_0", "maps_digits.png", "run.json", "table.csv"]),
     ("eva_imagenet", ["glyphs", "glyphs.jpg", "glyphs_cut", "run.json"]),
@@ -21,6 +21,7 @@ EXPERIMENTS = [
     ("maco_vs_fourier", ["differences.csv", "glyphs", "glyphs.png", "run.json", "table.csv"]),
     ("metapredictor_glyphs", ["correlations.csv", "run.json", "study", "table.csv", "utility.png"]),
     ("otnn_explanations", ["counterfactuals.png", "digits", "run.json", "table.csv"]),
+    ("recursion", ["glyphs.png", "pairs.png", "run.json", "table.csv"]),
     ("sae_activations", ["activations.json", "activations.npy", "checkpoints", "run.json"]),
     ("stability_mege", ["run.json", "table.csv"]),
     ("train_glyphs", ["checkpoints", "glyphs.safetensors", "run.json"]),

@@ -10,9 +10,13 @@ counts in a batch with `has_map` False. Several records may share an image: spli
 import hashlib
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
@@ -30,6 +34,8 @@ from sparks_jax.data.tfrecord import (
 NUM_CLASSES = 1000
 QUALITY = 95  # of JPEG images that are written
 ALONE = "group_size:1"  # of ArrayRecord: each record can be read alone
+WORKERS = 2  # threads that decode
+TOGETHER, AHEAD = 8, 2  # records that one is given at once, and how often it is before they are asked for
 
 
 class Clicked(NamedTuple):
@@ -168,27 +174,36 @@ def write(path: str | Path, payloads: Iterable[bytes]) -> None:
 
 
 def read(
-    paths: Sequence[str | Path], *, on_damage: OnDamage = refuse, num_classes: int = NUM_CLASSES
+    paths: Sequence[str | Path],
+    *,
+    on_damage: OnDamage = refuse,
+    num_classes: int = NUM_CLASSES,
+    workers: int = WORKERS,
 ) -> Iterator[Clicked]:
     """The records of some shards, decoded, in order.
 
-    One process decodes some 560 a second; Pillow's threads are no faster: give each process shards of its own.
+    They are read and checked by this thread and decoded by others, at once as far as Python's lock allows: Pillow
+    decodes without it. Faster still are processes with shards of their own. `human_maps.pipeline` decodes in Grain's
+    threads.
 
     Args:
         paths: The shards.
-        on_damage: Called with each record that cannot be read; `damaged.append` counts them and goes on.
+        on_damage: Called with each record that cannot be read, in order; `damaged.append` counts them and goes on.
         num_classes: Of the data set.
+        workers: Threads that decode, a few records ahead; 0: this one alone, none ahead.
 
     Raises:
         FileNotFoundError: If there is no such file.
         LookupError: For a map without an image, with the file and the number of the record.
         ValueError: For a damaged record, unless `on_damage` says otherwise.
     """
-    for _, clicked in _read(paths, on_damage, num_classes):
+    for _, clicked in _read(paths, on_damage, num_classes, workers):
         yield clicked
 
 
-def convert(paths: Sequence[str | Path], out: str | Path, *, num_classes: int = NUM_CLASSES) -> Conversion:
+def convert(
+    paths: Sequence[str | Path], out: str | Path, *, num_classes: int = NUM_CLASSES, workers: int = WORKERS
+) -> Conversion:
     """Copy the records of some shards to one ArrayRecord file, of which any can be read alone.
 
     Records are copied as they are, and decoded to see that they can be; those that cannot are skipped, and named in
@@ -198,6 +213,7 @@ def convert(paths: Sequence[str | Path], out: str | Path, *, num_classes: int = 
         paths: The shards.
         out: The file to write.
         num_classes: Of the data set.
+        workers: As in `read`.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -213,7 +229,7 @@ def convert(paths: Sequence[str | Path], out: str | Path, *, num_classes: int = 
     digests, with_map, records = set(), 0, 0
     writer = ArrayRecordWriter(str(out), ALONE)
     try:
-        for payload, clicked in _read(paths, damaged.append, num_classes):
+        for payload, clicked in _read(paths, damaged.append, num_classes, workers):
             writer.write(payload)
             digests.add(clicked.digest)
             with_map, records = with_map + clicked.has_map, records + 1
@@ -224,19 +240,65 @@ def convert(paths: Sequence[str | Path], out: str | Path, *, num_classes: int = 
     return Conversion(records, with_map, len(digests), tuple(damaged))
 
 
-def _read(paths: Sequence[str | Path], on_damage: OnDamage, num_classes: int) -> Iterator[tuple[bytes, Clicked]]:
+A = TypeVar("A")
+B = TypeVar("B")
+Payload = tuple[Path, int, int, bytes]  # of which file, its number, where it begins, and what it holds
+
+
+def _read(
+    paths: Sequence[str | Path], on_damage: OnDamage, num_classes: int, workers: int
+) -> Iterator[tuple[bytes, Clicked]]:
     """Payloads and what they hold."""
-    for path in paths:
-        for number, offset, payload in numbered_records(path, on_damage=on_damage):
-            try:
-                clicked = decode(payload, num_classes=num_classes)
-            except (LookupError, ValueError) as error:
-                damage = Damage(Path(path), number, offset, str(error.args[0]))
-                if isinstance(error, LookupError):
-                    raise LookupError(str(damage)) from None
-                on_damage(damage)
-            else:
-                yield payload, clicked
+    entries = (entry for path in paths for entry in _entries(Path(path)))
+    for found in _ahead(partial(_opened, num_classes=num_classes), entries, workers):
+        if isinstance(found, LookupError):
+            raise found
+        if isinstance(found, Damage):
+            on_damage(found)
+        else:
+            yield found
+
+
+def _entries(path: Path) -> Iterator[Payload | Damage]:
+    """What a file holds, with what is damaged in its place."""
+    damaged: list[Damage] = []
+    for number, offset, payload in numbered_records(path, on_damage=damaged.append):
+        yield from damaged
+        damaged.clear()
+        yield path, number, offset, payload
+    yield from damaged
+
+
+def _opened(entry: Payload | Damage, num_classes: int) -> tuple[bytes, Clicked] | Damage | LookupError:
+    """A payload and what it holds, or what is wrong with it."""
+    if isinstance(entry, Damage):
+        return entry
+    path, number, offset, payload = entry
+    try:
+        return payload, decode(payload, num_classes=num_classes)
+    except (LookupError, ValueError) as error:
+        damage = Damage(path, number, offset, str(error.args[0]))
+        return LookupError(str(damage)) if isinstance(error, LookupError) else damage
+
+
+def _ahead(function: Callable[[A], B], items: Iterable[A], workers: int) -> Iterator[B]:
+    """A function of each item, in order; of the next ones it is computed by other threads meanwhile."""
+    if workers == 0:
+        yield from map(function, items)
+        return
+    together = lambda few: [function(item) for item in few]  # threads change hands seldom
+    waiting: deque[Future[list[B]]] = deque()
+    left = iter(items)
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            while few := list(islice(left, TOGETHER)):
+                waiting.append(pool.submit(together, few))
+                if len(waiting) > AHEAD * workers:
+                    yield from waiting.popleft().result()
+            for future in waiting:
+                yield from future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _pixels(data: bytes, mode: str, what: str) -> np.ndarray:

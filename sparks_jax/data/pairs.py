@@ -1,8 +1,8 @@
-"""A world of pairs, where what touches what is the class, and no shape alone says anything.
+"""A world of pairs, where what touches is the class: a ring or a star, and a cross or a heart.
 
-In every image are a ring, a star, a cross and a heart, on the backgrounds of `data.glyphs`. One of the first two and
-one of the last two touch, in one colour: the pair, which is the class. The others lie alone. Which shapes there are is
-the same for all classes, so a network has to find both halves of the pair and that they touch: a concept of two parts.
+On the backgrounds of `data.glyphs` lie a pair of shapes that touch, in one colour, and a few shapes of the same four
+kinds alone, drawn without regard to the class. A shape alone says nothing, so a network has to find both halves and
+that they touch: a concept of two parts.
 
 An image is a function of its key and its class. Nothing is stored.
 """
@@ -20,10 +20,11 @@ from sparks_jax.data import drawing
 from sparks_jax.data.shapes import NAMES
 
 FIRST, SECOND = ("ring", "star"), ("cross", "heart")
+SHAPES = FIRST + SECOND
 HALVES = tuple((first, second) for first in FIRST for second in SECOND)  # of each class
-CLASSES = tuple(" and ".join(names) for names in HALVES)
+CLASSES = tuple("-".join(names) for names in HALVES)
 
-RADIUS = (0.10, 0.13)  # of a shape, in sides of the image, or smaller where there is no room
+RADIUS = (0.09, 0.12)  # of a shape, in sides of the image, or smaller where there is no room
 
 
 class Pairs(NamedTuple):
@@ -32,14 +33,16 @@ class Pairs(NamedTuple):
     Attributes:
         images: In [0, 1].
         labels: The class: index in `CLASSES`.
-        halves: Pixels of each half of the pair, the ring or star first.
-        alone: Pixels of the two other shapes, the ring or star first.
+        halves: Pixels of both halves of the pair, the ring or star first.
+        alone: Pixels of each of the k other shapes.
+        kinds: Index of each of these in `SHAPES`.
     """
 
     images: Float[Array, "*n h w 3"]
     labels: Int[Array, "*n"]
     halves: Bool[Array, "*n 2 h w"]
-    alone: Bool[Array, "*n 2 h w"]
+    alone: Bool[Array, "*n k h w"]
+    kinds: Int[Array, "*n k"]
 
 
 def pairs(num: int, *, key: PRNGKeyArray, size: int = 64, start: int | Int[Array, ""] = 0, chunk: int = 64) -> Pairs:
@@ -75,45 +78,52 @@ def _pairs(num, size, chunk, key, start):
     return stream.stack_over(one, start + jnp.arange(num), chunk)
 
 
-def pair(key: PRNGKeyArray, label: int | Int[Array, ""], *, size: int = 64) -> Pairs:
+def pair(key: PRNGKeyArray, label: int | Int[Array, ""], *, size: int = 64, num_alone: int = 3) -> Pairs:
     """One image: what would it be with another class?
 
     Args:
-        key: Decides everything but which shapes touch.
+        key: Decides everything but the shapes of the pair.
         label: Index in `CLASSES`.
         size: Side of the image in pixels.
+        num_alone: Shapes that touch nothing.
 
     Raises:
-        ValueError: For a size or a label outside its range, as far as it is known at trace time.
+        ValueError: For a size, a count or a label outside its range, as far as it is known at trace time.
 
     Example:
         >>> one, other = (pair(jax.random.key(0), label) for label in (0, 3))
         >>> changed = (one.images != other.images).any(-1)
-        >>> bool((changed & ~(one.halves.any(0) | one.alone.any(0) | other.halves.any(0) | other.alone.any(0))).any())
+        >>> bool((changed & ~(one.halves.any(0) | other.halves.any(0))).any())
         False
     """
-    drawing.check_counts("pair", size=(size, 16))
+    drawing.check_counts("pair", size=(size, 16), num_alone=(num_alone, 0))
     if not isinstance(label, Tracer) and not 0 <= label < len(CLASSES):
         raise ValueError(f"pair: label is {label}, expected 0 to {len(CLASSES) - 1}")
-    numbers = (9,), (size, size // 2 + 1), (3,), (), (3, drawing.TRIES, 2), (3, 4)
-    u_canvas, u_phases, u_radii, u_turn, u_places, u_looks = drawing.uniform(key, *numbers)
+    count = 1 + num_alone
+    numbers = (9,), (size, size // 2 + 1), (count,), (), (num_alone,), (count, drawing.TRIES, 2), (count, 4)
+    u_canvas, u_phases, u_radii, u_turn, u_kinds, u_places, u_looks = drawing.uniform(key, *numbers)
+    kinds = drawing.choice(u_kinds, len(SHAPES))
     canvas, lightness = drawing.background(u_canvas, u_phases, size)
-    # The pair is placed as one disc of twice the radius; its halves fill it, but for the pixel where both would be seen.
-    wanted = drawing.between(*RADIUS, u_radii) * jnp.array([2.0, 1.0, 1.0])
+    # The pair is placed as a disc of twice the radius; its halves fill it, but for the pixel where both would be seen.
+    wanted = drawing.between(*RADIUS, u_radii) * jnp.array([2.0] + num_alone * [1.0])
     centres, radii = drawing.spread(wanted, u_places, jnp.full((1, 2), -9.0), jnp.zeros(1))
     turn = 2 * jnp.pi * u_turn
     way = radii[0] / 2 * jnp.stack([jnp.cos(turn), jnp.sin(turn)])
     centres = jnp.concatenate([jnp.stack([centres[0] + way, centres[0] - way]), centres[1:]])
     radii = jnp.concatenate([jnp.full(2, radii[0] / 2 - 0.5 / size), radii[1:]])
     draw = partial(drawing.shape_on, lightness=lightness, size=size)
-    cover, paint = jax.vmap(draw)(u_looks[jnp.array([0, 0, 1, 2])], _shapes(label), size * centres, size * radii)
+    looks, shapes = jnp.concatenate([u_looks[:1], u_looks]), jnp.concatenate([jnp.array(_halves())[label], kinds])
+    cover, paint = jax.vmap(draw)(looks, jnp.array(_table())[shapes], size * centres, size * radii)
     image = (1 - cover.sum(0))[..., None] * canvas + paint.sum(0)
     masks = cover > 0
-    return Pairs(jnp.clip(image, 0, 1), jnp.asarray(label), masks[:2], masks[2:])
+    return Pairs(jnp.clip(image, 0, 1), jnp.asarray(label), masks[:2], masks[2:], kinds)
 
 
-def _shapes(label: int | Int[Array, ""]) -> Int[Array, "4"]:
-    """The two of the pair, and the two that lie alone."""
-    first, second = jnp.asarray(label) // len(SECOND), jnp.asarray(label) % len(SECOND)
-    kinds = jnp.array([[NAMES.index(name) for name in names] for names in (FIRST, SECOND)])
-    return jnp.stack([kinds[0, first], kinds[1, second], kinds[0, 1 - first], kinds[1, 1 - second]])
+def _halves() -> list[list[int]]:
+    """Of each class, indices in `SHAPES`."""
+    return [[SHAPES.index(name) for name in names] for names in HALVES]
+
+
+def _table() -> list[int]:
+    """Where `SHAPES` are among all shapes."""
+    return [NAMES.index(name) for name in SHAPES]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-FAR = 9.0  # where the missing edges are
+FAR = 1e4  # where the missing edges are, in radii: far from all that can be seen
 TINY = 1e-12  # instead of the squared length of a missing edge
 
 
