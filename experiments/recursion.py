@@ -19,9 +19,9 @@ Command:  python experiments/recursion.py [--smoke] [--out FOLDER]
 Hardware: 2 CPU cores.
 Time:     8 minutes on a busy machine, 6 of them training; --smoke a minute, most of it compilation.
 Expected: (a) Ring and heart that touch: 0.97 and 0.97 by `refine`; star and cross 0.91 and 0.95, ring and cross 0.78
-          and 0.77, star and heart 0.68 and 0.82; random directions 0.33 to 0.87. The network is right on 94.7 %. (b) No:
-          head 0.68 and shaft 0.68, bar 0.62 and stem 0.58, where a trained direction reaches 0.96 and 0.93. Seed 0,
-          jax 0.10.1.
+          and 0.77, star and heart 0.68 and 0.82; random directions 0.33 to 0.87. The network is right on 94.7 %. (b)
+          No: head 0.68 and shaft 0.68, bar 0.62 and stem 0.58, where a trained direction reaches 0.96 and 0.93. Seed
+          0, jax 0.10.1.
 """
 
 import time
