@@ -252,6 +252,10 @@ def _add_study(commands: Any) -> None:
         metavar="N",
         help="attention checks that a participant may fail (0)",
     )
+    add("--min-median-time", type=_seconds, default=0.0, metavar="S", help="leave out participants whose median answer "
+        "took less than S seconds (0: nobody); say so before anybody is asked")  # fmt: skip
+    add("--long-time", type=_seconds, default=120.0, metavar="S", help="report answers that took more than S seconds, "
+        "which count (120)")  # fmt: skip
     add("--seed", type=_natural, default=0, metavar="N", help="seed of the bootstraps and tests (0)")
     add("--quiet", action="store_true", help="say nothing of who was left out")
     add("--traceback", action="store_true", help="show where in the code an error comes from")
@@ -328,6 +332,16 @@ def _at_least(least: int, text: str) -> int:
         number = least - 1
     if number < least:
         raise argparse.ArgumentTypeError(f"expected a whole number, at least {least}, got {text}")
+    return number
+
+
+def _seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not number >= 0:
+        raise argparse.ArgumentTypeError(f"expected a number of seconds, at least 0, got {text}")
     return number
 
 

@@ -179,6 +179,26 @@ def test_nothing_is_lost_on_reload(context, study, folder, tmp_path):
     assert all(e["milliseconds"] > 0 for s in record["sessions"] for e in s["questions"] + s["examples"])
 
 
+def test_the_time_of_an_answer_is_that_until_it_is_given(context, study, folder, tmp_path):
+    """Over a reload of the tab, and for each answer anew."""
+    page, (_, images) = opened(context, study, folder), held(address(study, folder, "rise"))
+    begin(page)
+    practise(page, images, truth(study))
+    while not heading(page).startswith("Question"):
+        page.keyboard.press("ArrowRight")
+    waited = 1500
+    for _ in range(2):
+        page.wait_for_timeout(waited)
+        page.reload()
+    first = images.get(page.locator(".stimulus img").get_attribute("src"))
+    answer_all(page, images, truth(study))
+    save(page, tmp_path)
+    (response,) = read_answers(study, [tmp_path])
+    place = [item.image for item in study.sessions[0].questions].index(first)
+    assert response.times[0, place] >= 2 * waited / 1000
+    assert 0 < np.median(response.times) < waited / 1000
+
+
 def test_practice_is_told_at_once_and_kept_apart(context, study, folder, tmp_path):
     """By keyboard: each guess is told, right or wrong, and is no answer of a session; nobody practises with a map."""
     page, (_, images) = opened(context, study, folder), held(address(study, folder, "rise"))
@@ -421,3 +441,41 @@ def test_the_report_says_who_was_left_out(study, tmp_path, capsys):
     assert "Wolves &amp; dogs" in page
     assert "<dt>baseline-1</dt><dd>did not finish" in page
     assert "http" not in page.replace("http-equiv", "")
+    assert "no response times" in page
+
+
+def test_the_report_says_by_which_rule(study, tmp_path, capsys):
+    """One of each kind; the limits are on the page and in the record, and so is a rule that nobody broke."""
+    (tmp_path / "study.json").write_text(study.as_json())
+    people = as_responses(study, {name: np.repeat(study.answers()[None], 5, 0) for name in study.conditions})
+    people = [r._replace(times=np.full(r.answers.shape, 3.0)) for r in people]
+    people[0] = people[0]._replace(times=np.full((2, 3), 0.2))
+    people[1] = people[1]._replace(times=np.full((2, 3), 0.2), checks=1 - people[1].checks)
+    people[2].times[1, 1] = 90.0
+    for i, response in enumerate(people):
+        (tmp_path / f"answers-{i}.json").write_text(json.dumps(as_record(study, response)))
+    assert main(["study", str(tmp_path), "--min-median-time", "0.5", "--long-time", "60"]) == 0
+    assert "baseline-1 gave the median answer after 0.20 s, less than 0.5 s: left out" in capsys.readouterr().err
+    results, page = json.loads((tmp_path / "results.json").read_text()), (tmp_path / "report.html").read_text()
+    assert results["rules"] == {
+        "incomplete": [], "attention": ["baseline-2"], "speed": ["baseline-1", "baseline-2"]
+    }  # fmt: skip
+    assert (results["min_median_time"], results["long_time"], results["failed_checks"]) == (0.5, 60.0, 0)
+    assert results["long_answers"] == {"baseline-3": 1}
+    assert results["conditions"][BASELINE]["median_times"] == [3.0] * 3
+    counts = re.findall(r'<th scope="row">(incomplete|attention|speed)</th><td>(\d+)</td><td>(.*?)</td>', page)
+    assert counts == [
+        ("incomplete", "0", "a question without an answer"),
+        ("attention", "1", "more than 0 attention checks failed"),
+        ("speed", "2", "median answer after less than 0.5 s"),
+    ]
+    assert "1 answer of 78 took more than 60 s, counted like the others: baseline-3 (1)." in page
+    assert main(["study", str(tmp_path)]) == 0
+    assert "off: answers may be as fast as can be" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("given", ["-1", "nan", "soon"])
+def test_times_that_are_none(given, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["study", str(tmp_path), "--min-median-time", given])
+    assert "expected a number of seconds, at least 0" in capsys.readouterr().err

@@ -26,6 +26,7 @@ from sparks_jax.human import (
     derangement,
     grade,
     items,
+    long_answers,
     majority,
     matching_parts,
     nearest_image,
@@ -208,12 +209,14 @@ def always_right(study, num):
 def test_what_a_page_saves_is_read_back(study):
     for response in always_right(study, 2):
         response.answers[:] = np.random.default_rng(0).integers(0, 2, response.answers.shape)
-        response = response._replace(practice=np.array([1, MISSING, 0]))
+        times = np.random.default_rng(1).integers(1, 9000, response.answers.shape) / 1000  # whole milliseconds
+        response = response._replace(practice=np.array([1, MISSING, 0]), times=np.where(times < 1, np.nan, times))
         again = read_response(study, json.loads(json.dumps(as_record(study, response))))
         assert (again.participant, again.condition) == (response.participant, response.condition)
         assert (again.answers == response.answers).all()
         assert (again.checks == response.checks).all()
         assert (again.practice == response.practice).all()
+        np.testing.assert_array_equal(again.times, response.times)
 
 
 def test_practice_counts_for_nothing(study):
@@ -249,9 +252,52 @@ def test_who_is_left_out_and_why(study):
         "baseline-2": "failed 3 of 3 attention checks",
     }
     assert graded.participants[BASELINE] == ["baseline-3", "baseline-4"]
+    assert graded.rules == {"incomplete": ["baseline-1"], "attention": ["baseline-2"], "speed": []}
     assert grade(study, [two], failed_checks=3).excluded == {}
     with pytest.raises(ValueError, match="'baseline-3' gave two different sets of answers"):
         grade(study, [three, four._replace(participant="baseline-3", answers=1 - four.answers)])
+    with pytest.raises(ValueError, match="two different sets"):  # nor does who failed try until they pass
+        grade(study, [two, three._replace(participant="baseline-2")])
+
+
+def timed(response, median, seed=0):
+    """With times around a median, which 21 of them have exactly."""
+    factors = np.random.default_rng(seed).permutation(np.exp(np.linspace(-2, 2, 21)))
+    return response._replace(times=(median * factors).reshape(3, 7))
+
+
+def test_who_is_too_fast_is_left_out_and_counted(study):
+    """By the median of all answers: below the limit, not at it; who has no times stays; a rule that is off is off."""
+    slow, fast, edge, untimed, unread, unfinished = always_right(study, 6)[:6]
+    slow, fast, edge = timed(slow, 4.0), timed(fast, 0.49), timed(edge, 0.5)
+    unread = timed(unread, 0.1)._replace(checks=1 - unread.checks)
+    unfinished = timed(unfinished, 0.1)
+    unfinished.answers[0, 0] = MISSING
+    people = [slow, fast, edge, untimed, unread, unfinished]
+    graded = grade(study, people, min_median_time=0.5)
+    assert graded.participants[BASELINE] == ["baseline-1", "baseline-3", "baseline-4"]
+    assert graded.rules == {
+        "incomplete": ["baseline-6"], "attention": ["baseline-5"], "speed": ["baseline-2", "baseline-5"],
+    }  # fmt: skip
+    assert graded.excluded == {
+        "baseline-2": "gave the median answer after 0.49 s, less than 0.5 s",
+        "baseline-5": "failed 3 of 3 attention checks; gave the median answer after 0.10 s, less than 0.5 s",
+        "baseline-6": "did not finish: 1 of 21 questions without an answer",
+    }
+    np.testing.assert_array_equal(graded.times[BASELINE], [slow.times, edge.times, np.full((3, 7), np.nan)])
+    assert graded.times["rise"].shape == (0, 3, 7)
+    assert grade(study, people).rules["speed"] == []
+    for limit in (-1.0, np.nan):
+        with pytest.raises(ValueError, match="expected seconds, 0 or more"):
+            grade(study, people, min_median_time=limit)
+
+
+def test_answers_that_took_long_are_reported_and_count(study):
+    slow, _, untimed = always_right(study, 3)[:3]
+    graded = grade(study, [timed(slow, 10.0), untimed])
+    assert long_answers(graded, 10.0) == {"baseline-1": 10}  # of 21 as many as are above the median
+    assert long_answers(graded, 1000.0) == {}
+    assert graded.correct[BASELINE].shape == (2, 3, 7)
 
 
 def record(study):
@@ -278,6 +324,8 @@ def changed(study, change):
         (lambda r: r["sessions"][0]["questions"][0].update(answer="wolf"), "is answered 'wolf'"),
         (lambda r: r.update(practice=[{"image": 9999, "answer": 0}]), "practice, image 9999 was not asked"),
         (lambda r: r.update(practice=7), "the answers are not whole"),
+        (lambda r: r["sessions"][0]["questions"][0].update(milliseconds=-1), "took -1, expected milliseconds"),
+        (lambda r: r["sessions"][0]["questions"][0].update(milliseconds="2 s"), "took '2 s', expected milliseconds"),
         (
             lambda r: (
                 r["sessions"][0]["questions"].append({**r["sessions"][0]["questions"][0], "answer": 0})

@@ -8,12 +8,14 @@ from sparks_jax.human.leakage import check_leakage as check_leakage
 from sparks_jax.human.power import participants_needed as participants_needed
 from sparks_jax.human.power import power as power
 from sparks_jax.human.responses import MISSING as MISSING
+from sparks_jax.human.responses import RULES as RULES
 from sparks_jax.human.responses import Finding as Finding
 from sparks_jax.human.responses import Graded as Graded
 from sparks_jax.human.responses import Response as Response
 from sparks_jax.human.responses import analyse as analyse
 from sparks_jax.human.responses import as_record as as_record
 from sparks_jax.human.responses import grade as grade
+from sparks_jax.human.responses import long_answers as long_answers
 from sparks_jax.human.responses import read_response as read_response
 from sparks_jax.human.simulate import Shown as Shown
 from sparks_jax.human.simulate import as_responses as as_responses

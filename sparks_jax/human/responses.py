@@ -11,6 +11,7 @@ from sparks_jax.human.utility import Utility, holm, utility_interval, utility_te
 
 FORMAT = "sparks_jax answers 1"
 MISSING = -1  # in place of an answer
+RULES = INCOMPLETE, ATTENTION, SPEED = "incomplete", "attention", "speed"  # by which participants are left out
 
 
 class Response(NamedTuple):
@@ -22,6 +23,7 @@ class Response(NamedTuple):
         answers: `(sessions, questions)` classes in the order of the study; `MISSING` where there is none.
         checks: `(sessions, checks)` classes.
         practice: `(trials,)` classes, in the order of the study; None where nothing is known of them.
+        times: `(sessions, questions)` seconds that each answer took; NaN, or None for all, where that is not known.
     """
 
     participant: str
@@ -29,6 +31,7 @@ class Response(NamedTuple):
     answers: Int[np.ndarray, "s q"]
     checks: Int[np.ndarray, "s c"]
     practice: Int[np.ndarray, " t"] | None = None
+    times: Float[np.ndarray, "s q"] | None = None
 
 
 class Graded(NamedTuple):
@@ -38,11 +41,15 @@ class Graded(NamedTuple):
         correct: `(participants, sessions, questions)` of each condition.
         participants: Their codes.
         excluded: Who was left out, and why.
+        rules: From each of `RULES` to who broke it: none or several; who did not finish broke no other.
+        times: As `correct`, seconds that each answer took; NaN where that is not known.
     """
 
     correct: dict[str, Bool[np.ndarray, "p s q"]]
     participants: dict[str, list[str]]
     excluded: dict[str, str]
+    rules: dict[str, list[str]]
+    times: dict[str, Float[np.ndarray, "p s q"]]
 
 
 class Finding(NamedTuple):
@@ -84,10 +91,12 @@ def as_record(study: Study, response: Response) -> dict[str, Any]:
     """
     sessions = [
         {
-            "questions": _given("image", [item.image for item in session.questions], answers),
+            "questions": _given("image", [item.image for item in session.questions], answers, times),
             "checks": _given("before", [check.before for check in session.checks], checks),
         }
-        for session, answers, checks in zip(study.sessions, response.answers, response.checks, strict=True)
+        for session, answers, checks, times in zip(
+            study.sessions, response.answers, response.checks, _times(response), strict=True
+        )
     ]
     asked = [item.image for item in study.practice]
     tried = [] if response.practice is None else _given("image", asked, response.practice)
@@ -130,31 +139,38 @@ def read_response(study: Study, record: Any) -> Response:
         given = record["sessions"]
         if len(given) != len(study.sessions):
             raise ValueError(f"{len(given)} sessions, expected {len(study.sessions)}")
-        questions, checks = [], []
+        questions, checks, times = [], [], []
         for i, (session, of) in enumerate(zip(study.sessions, given, strict=True)):
             asked = [item.image for item in session.questions]
             told = [check.before for check in session.checks]
             questions.append(_placed(of["questions"], "image", asked, study, f"session {i + 1}, question about image"))
             checks.append(_placed(of["checks"], "before", told, study, f"session {i + 1}, check before question"))
+            times.append(_timed(of["questions"], asked, f"session {i + 1}, question about image"))
         tried = [item.image for item in study.practice]
         practice = _placed(record.get("practice", ()), "image", tried, study, "practice, image")
         code = str(record["participant"])
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"the answers are not whole, {error!r} is missing or of another type") from None
     checks = np.array(checks, int).reshape(len(questions), -1)
-    return Response(code, condition, np.array(questions, int), checks, np.array(practice, int))
+    return Response(code, condition, np.array(questions, int), checks, np.array(practice, int), np.array(times, float))
 
 
-def grade(study: Study, responses: Iterable[Response], *, failed_checks: int = 0) -> Graded:
-    """Which answers are right, of everybody who finished and read the questions.
+def grade(
+    study: Study, responses: Iterable[Response], *, failed_checks: int = 0, min_median_time: float = 0.0
+) -> Graded:
+    """Which answers are right, of everybody who finished, read the questions and took time for them.
+
+    Rules are for all answers or none of a participant; say them before anybody is asked.
 
     Args:
         study: The study.
         responses: Of all participants, in any order; the same answers given twice count once.
         failed_checks: How many attention checks a participant may fail.
+        min_median_time: Seconds that the median answer of a participant takes at least; who has no times is kept. 0:
+            everybody is.
 
     Raises:
-        ValueError: If a participant gave two different sets of answers: which one counts?
+        ValueError: If a participant finished twice, with different answers: which ones count? Or for a time below 0.
 
     Example:
         >>> from sparks_jax.human.study import Check, Item, Session
@@ -163,30 +179,64 @@ def grade(study: Study, responses: Iterable[Response], *, failed_checks: int = 0
         >>> graded = grade(study, [one, one._replace(participant="2", checks=np.array([[1]]))])
         >>> graded.correct["baseline"].tolist(), graded.excluded
         ([[[True]]], {'2': 'failed 1 of 1 attention checks'})
+        >>> grade(study, [one._replace(times=np.array([[0.2]]))], min_median_time=0.5).excluded
+        {'1': 'gave the median answer after 0.20 s, less than 0.5 s'}
 
     Reference:
         Colin et al. 2022, arXiv:2112.04417.
     """
-    kept, excluded = {}, {}
-    told = np.array([[check.answer for check in session.checks] for session in study.sessions])
+    if not min_median_time >= 0:
+        raise ValueError(f"grade: min_median_time is {min_median_time}, expected seconds, 0 or more; 0: nobody is out")
+    finished, unfinished = {}, {}
     for response in responses:
-        if (reason := _left_out(response, told, failed_checks)) is not None:
-            excluded[response.participant] = reason
-        elif response.participant not in kept:
-            kept[response.participant] = response
-        elif not _same(kept[response.participant], response):
+        if (response.answers == MISSING).any():
+            unfinished[response.participant] = response
+        elif not _same(finished.setdefault(response.participant, response), response):
             raise ValueError(
                 f"participant {response.participant!r} gave two different sets of answers; leave out the files that do "
                 "not count, or tell two people apart by their codes"
             )
-    excluded = {name: reason for name, reason in excluded.items() if name not in kept}  # finished later
-    of = {name: [r for r in kept.values() if r.condition == name] for name in study.conditions}
+    told = np.array([[check.answer for check in session.checks] for session in study.sessions])
+    broken = {  # who finished later did finish
+        name: _broken(response, told, failed_checks, min_median_time)
+        for name, response in (unfinished | finished).items()
+    }
+    counted = [response for name, response in finished.items() if not broken[name]]
+    of = {name: [r for r in counted if r.condition == name] for name in study.conditions}
     right = study.answers()
+    stacked = lambda rows: np.array(rows).reshape(-1, *right.shape)
     return Graded(
-        {name: np.array([r.answers == right for r in group]).reshape(-1, *right.shape) for name, group in of.items()},
+        {name: stacked([r.answers == right for r in group]).astype(bool) for name, group in of.items()},
         {name: [r.participant for r in group] for name, group in of.items()},
-        excluded,
+        {name: "; ".join(reasons.values()) for name, reasons in broken.items() if reasons},
+        {rule: [name for name, reasons in broken.items() if rule in reasons] for rule in RULES},
+        {name: stacked([_times(r) for r in group]).astype(float) for name, group in of.items()},
     )
+
+
+def long_answers(graded: Graded, long_time: float) -> dict[str, int]:
+    """How many answers of each participant took longer than a time, of those who gave one: looked away, or thought?
+
+    They count as the others do: whether a hard question takes long is part of what is measured.
+
+    Args:
+        graded: The answers.
+        long_time: Seconds.
+
+    Example:
+        >>> times = {"baseline": np.array([[[3.0, 200.0]], [[np.nan, 4.0]]])}
+        >>> long_answers(Graded({}, {"baseline": ["1", "2"]}, {}, {}, times), 120.0)
+        {'1': 1}
+
+    Reference:
+        Ratcliff 1993, Methods for dealing with reaction time outliers, Psychological Bulletin 114.
+    """
+    counts = {
+        participant: int((times > long_time).sum())
+        for condition, group in graded.participants.items()
+        for participant, times in zip(group, graded.times[condition], strict=True)
+    }
+    return {participant: n for participant, n in counts.items() if n}
 
 
 def analyse(
@@ -231,9 +281,14 @@ def analyse(
     return found
 
 
-def _given(by: str, asked: Sequence[int], answers: Any) -> list[dict[str, int]]:
-    """What was answered, each answer with what it is an answer to."""
-    return [{by: place, "answer": int(a)} for place, a in zip(asked, answers, strict=True) if a != MISSING]
+def _given(by: str, asked: Sequence[int], answers: Any, times: Any = None) -> list[dict[str, int]]:
+    """What was answered, each answer with what it is an answer to, and how long it took if that is known."""
+    times = np.full(len(asked), np.nan) if times is None else times
+    return [
+        {by: place, "answer": int(a)} | ({"milliseconds": round(1000 * float(t))} if np.isfinite(t) else {})
+        for place, a, t in zip(asked, answers, times, strict=True)
+        if a != MISSING
+    ]
 
 
 def _placed(given: Sequence[Any], by: str, asked: list[int], study: Study, what: str) -> list[int]:
@@ -251,12 +306,34 @@ def _placed(given: Sequence[Any], by: str, asked: list[int], study: Study, what:
     return list(answers.values())
 
 
-def _left_out(response: Response, told: np.ndarray, failed_checks: int) -> str | None:
+def _timed(given: Sequence[Any], asked: list[int], what: str) -> list[float]:
+    """Seconds, in the order of the study."""
+    times = dict.fromkeys(asked, np.nan)
+    for entry in given:
+        taken = entry.get("milliseconds", np.nan)
+        if not isinstance(taken, int | float) or taken < 0:
+            raise ValueError(f"{what} {entry['image']} took {taken!r}, expected milliseconds")
+        times[entry["image"]] = taken / 1000
+    return [*times.values()]
+
+
+def _times(response: Response) -> Float[np.ndarray, "s q"]:
+    return np.full(response.answers.shape, np.nan) if response.times is None else response.times
+
+
+def _broken(response: Response, told: np.ndarray, failed_checks: int, min_median_time: float) -> dict[str, str]:
+    """Reasons to leave a participant out, by rule."""
     missing = int((response.answers == MISSING).sum())
     if missing:
-        return f"did not finish: {missing} of {response.answers.size} questions without an answer"
+        return {INCOMPLETE: f"did not finish: {missing} of {response.answers.size} questions without an answer"}
+    reasons = {}
     failed = int((response.checks != told).sum()) if told.size else 0
-    return f"failed {failed} of {told.size} attention checks" if failed > failed_checks else None
+    if failed > failed_checks:
+        reasons[ATTENTION] = f"failed {failed} of {told.size} attention checks"
+    times = _times(response)
+    if np.isfinite(times).any() and (median := np.nanmedian(times)) < min_median_time:
+        reasons[SPEED] = f"gave the median answer after {median:.2f} s, less than {min_median_time:g} s"
+    return reasons
 
 
 def _same(a: Response, b: Response) -> bool:

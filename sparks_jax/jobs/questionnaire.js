@@ -32,8 +32,25 @@ const memory = {
 };
 
 let store = memory.read();
-let shownSince = 0; // when the present step was drawn
+let shownSince = 0; // when the present step was drawn first, on the clock of this load of the page
 const me = () => store.people[store.current];
+
+// How long the present step has been shown, over a reload of the tab. No answer is in it, so that no tab that is closed
+// can overwrite one.
+const clock = {
+  stop() {
+    try {
+      if (me()) sessionStorage.setItem(KEY, JSON.stringify([store.current, me().step, performance.now() - shownSince]));
+    } catch { /* then what is before a reload is not counted */ }
+  },
+  resume() {
+    try {
+      const [participant, step, spent] = JSON.parse(sessionStorage.getItem(KEY));
+      if (participant === store.current && step === me().step) shownSince -= spent;
+      sessionStorage.removeItem(KEY);
+    } catch { /* nothing was kept */ }
+  },
+};
 
 function keep() {
   if (!memory.write(store)) {
@@ -353,8 +370,11 @@ addEventListener("storage", (event) => {
   }
 });
 
+addEventListener("pagehide", clock.stop);
+
 if (me()) {
   me().reloads += 1;
   keep();
 }
 draw();
+clock.resume();

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sparks_jax.human.responses import Finding, Graded, Response, analyse, grade, read_response
+from sparks_jax.human.responses import Finding, Graded, Response, analyse, grade, long_answers, read_response
 from sparks_jax.human.study import Study
 from sparks_jax.jobs import outputs, study_page
 from sparks_jax.jobs.questionnaire import STUDY
+from sparks_jax.jobs.study_page import medians
 from sparks_jax.jobs.versions import versions
 
 REPORT, RESULTS = "report.html", "results.json"
@@ -27,6 +28,8 @@ class Settings(NamedTuple):
         folder: Of the study, as `questionnaire.export` made it.
         answers: Files, and folders of them; none: those in the folder of the study.
         failed_checks: How many attention checks a participant may fail.
+        min_median_time: Seconds that the median answer of a participant takes at least; 0: nobody is left out for it.
+        long_time: Seconds beyond which an answer is reported as long; it counts.
         seed: Of the bootstraps and the tests.
         quiet: Say nothing of who was left out.
     """
@@ -34,6 +37,8 @@ class Settings(NamedTuple):
     folder: Path
     answers: tuple[Path, ...] = ()
     failed_checks: int = 0
+    min_median_time: float = 0.0
+    long_time: float = 120.0
     seed: int = 0
     quiet: bool = False
 
@@ -53,16 +58,15 @@ def run(settings: Settings, *, say: Say) -> int:
         FileNotFoundError: If there is no study, or there are no answers.
     """
     study = read_study(settings.folder)
-    graded = grade(
-        study, read_answers(study, settings.answers or (settings.folder,)), failed_checks=settings.failed_checks
-    )
+    rules = {"failed_checks": settings.failed_checks, "min_median_time": settings.min_median_time}
+    graded = grade(study, read_answers(study, settings.answers or (settings.folder,)), **rules)
     for participant, reason in {} if settings.quiet else graded.excluded.items():
         say(f"{participant} {reason}: left out")
     found = analyse(graded.correct, seed=settings.seed, num_resamples=RESAMPLINGS)
-    about = {"seed": settings.seed, "failed_checks": settings.failed_checks, "versions": versions()}
+    about = {"seed": settings.seed, **rules, "long_time": settings.long_time, "versions": versions()}
     page = study_page.page(study, graded, found, about)
     outputs.write(settings.folder / REPORT, page.encode())
-    outputs.write(settings.folder / RESULTS, outputs.as_json(record(study, graded, found) | about))
+    outputs.write(settings.folder / RESULTS, outputs.as_json(record(study, graded, found, settings.long_time) | about))
     print(f"The report is {settings.folder / REPORT}")
     return 0
 
@@ -113,17 +117,19 @@ def read_answers(study: Study, places: Iterable[Path | str]) -> list[Response]:
     return found
 
 
-def record(study: Study, graded: Graded, found: dict[str, Finding]) -> dict[str, Any]:
+def record(study: Study, graded: Graded, found: dict[str, Finding], long_time: float) -> dict[str, Any]:
     """All numbers of the page, for JSON.
 
     Args:
         study: The study.
         graded: The answers.
         found: What they say.
+        long_time: Seconds beyond which an answer is long.
     """
     conditions = {
         name: {
             "participants": graded.participants[name],
+            "median_times": _numbers(medians(graded.times[name])),
             "accuracies": one.accuracies.tolist() if one.participants else None,
             "utility": None if one.utility is None else one.utility.value,
             "utility_interval": None if one.utility is None else one.utility.interval.tolist(),
@@ -134,7 +140,10 @@ def record(study: Study, graded: Graded, found: dict[str, Finding]) -> dict[str,
         }
         for name, one in found.items()
     }
-    return {"study": study.identity, "title": study.title, "conditions": conditions, "excluded": graded.excluded}
+    return {
+        "study": study.identity, "title": study.title, "conditions": conditions, "excluded": graded.excluded,
+        "rules": graded.rules, "long_answers": long_answers(graded, long_time),
+    }  # fmt: skip
 
 
 def _numbers(values: np.ndarray) -> list[float | None]:

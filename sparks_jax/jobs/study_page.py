@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sparks_jax.human.responses import Finding, Graded
+from sparks_jax.human.responses import ATTENTION, INCOMPLETE, SPEED, Finding, Graded, long_answers
 from sparks_jax.human.study import CONTROL, Study
 from sparks_jax.jobs.chart import COLOURS, DASHES, key
 from sparks_jax.jobs.markup import count, fill, software
@@ -25,7 +25,7 @@ def page(study: Study, graded: Graded, found: Mapping[str, Finding], about: Mapp
         study: The study.
         graded: Who answered, and who was left out.
         found: What the answers say.
-        about: Seed, exclusion rule and versions.
+        about: Seed, exclusion rules, long answers and versions.
     """
     people = sum(one.participants for one in found.values())
     return fill(
@@ -39,7 +39,7 @@ def page(study: Study, graded: Graded, found: Mapping[str, Finding], about: Mapp
         notes="".join(f'<p class="note" role="note">{note}</p>\n' for note in _notes(graded, found)),
         contents="",
         pictures=_utilities(found),
-        comparison=_sessions(study, found) + _excluded(graded),
+        comparison=_sessions(study, found) + _excluded(graded, about),
         footer=_footer(study, about),
     )
 
@@ -162,18 +162,63 @@ def progress(schedule: Sequence[int], found: Mapping[str, Finding]) -> str:
     return _svg(TALL, f"Right predictions: {said}", lines + _text(left, 14.0, "right predictions", "start"))
 
 
-def _excluded(graded: Graded) -> str:
-    if not graded.excluded:
-        return ""
-    rows = "".join(f"<dt>{html.escape(who)}</dt><dd>{html.escape(why)}</dd>" for who, why in graded.excluded.items())
-    return f'<section class="card" aria-label="Left out"><h2>Left out</h2><dl>{rows}</dl></section>'
+# --- who counts -------------------------------------------------------------------------------------------
+
+
+def medians(times: np.ndarray) -> np.ndarray:
+    """Median time of the answers of each participant; NaN where no time is known.
+
+    Args:
+        times: `(participants, sessions, questions)` seconds.
+
+    Example:
+        >>> medians(np.array([[[1.0, 5.0, 2.0]], [[np.nan] * 3]])).tolist()
+        [2.0, nan]
+    """
+    return np.array([np.nanmedian(of) if np.isfinite(of).any() else np.nan for of in times])
+
+
+def _excluded(graded: Graded, about: Mapping[str, Any]) -> str:
+    """Every rule with its limit and how many broke it, also where it is none; and who."""
+    fast = about["min_median_time"]
+    limits = {
+        INCOMPLETE: "a question without an answer",
+        ATTENTION: f"more than {count(about['failed_checks'], 'attention check')} failed",
+        SPEED: f"median answer after less than {fast:g} s" if fast else "off: answers may be as fast as can be",
+    }
+    rows = "".join(
+        f'<tr><th scope="row">{rule}</th><td>{len(graded.rules[rule])}</td><td>{limit}</td></tr>'
+        for rule, limit in limits.items()
+    )
+    who = "".join(f"<dt>{html.escape(who)}</dt><dd>{html.escape(why)}</dd>" for who, why in graded.excluded.items())
+    return f"""<section class="card" aria-label="Left out"><h2>Left out</h2>
+<p>{count(len(graded.excluded), "participant")}: by each rule as many as the table says; one may break two.</p>
+<div class="wide"><table><thead><tr><th scope="col">Rule</th><th scope="col">People</th>
+<th scope="col">Left out is</th></tr></thead><tbody>{rows}</tbody></table></div>
+{f"<dl>{who}</dl>" if who else ""}
+<p class="about">{html.escape(_response_times(graded, about["long_time"]))}</p></section>"""
+
+
+def _response_times(graded: Graded, long_time: float) -> str:
+    """In words, of all who count: the median, answers that took long, and who has no times."""
+    times = np.concatenate([*graded.times.values()])
+    known, long = np.isfinite(times), long_answers(graded, long_time)
+    if not known.any():
+        return "The answers hold no response times: no rule about them applies."
+    who = ", ".join(f"{name} ({n})" for name, n in long.items())
+    without = int((~known.any((1, 2))).sum())
+    kept = f" Of {count(without, 'participant')} no time is known: the rule leaves them in." if without else ""
+    return (
+        f"The median answer took {np.nanmedian(times):.1f} s. {count(sum(long.values()), 'answer')} of {known.sum()} "
+        f"took more than {long_time:g} s{f', counted like the others: {who}' if who else ''}.{kept}"
+    )
 
 
 def _footer(study: Study, about: Mapping[str, Any]) -> str:
+    practice = f", after {count(len(study.practice), 'trial')} for practice" if study.practice else ""
     lines = (
         f"Study {study.identity}, drawn with seed {study.seed}: {count(len(study.sessions), 'session')} of "
-        f"{study.answers().shape[1]} questions. Left out is who did not finish, or failed more than "
-        f"{count(about['failed_checks'], 'attention check')}.",
+        f"{study.answers().shape[1]} questions{practice}.",
         f"Seed of the resampling {about['seed']}; {software(about['versions'])}.",
         "The numbers behind this page are in results.json, the study in study.json.",
     )
