@@ -233,6 +233,92 @@ def test_those_who_send_slowly_are_not_too_many(port, served, monkeypatch):
     assert (status, headers["retry-after"]) == (503, "2")
 
 
+async def plain(scope, receive, send):
+    """Reads what is sent, and answers with as many bytes as the path says."""
+    if scope["type"] != "http":
+        return
+    while (await receive()).get("more_body"):
+        pass
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": bytes(int(scope["path"][1:]))})
+
+
+@pytest.fixture(scope="module")
+def hasty():
+    """The server with the limits that the command gives it, but less patience."""
+    given = server_run.limits()
+    paced = type("Hasty", (given["http"],), {"head": 0.6, "read": 1.0})
+    with serving(plain, **given | {"http": paced}) as port:
+        yield port
+
+
+def drip(client, pieces, pause=0.2):
+    """Send slowly until the server has enough; the seconds that it took. What was answered is read."""
+    begin = time.monotonic()
+    try:
+        for piece in pieces:
+            client.sendall(piece)
+            time.sleep(pause)
+        client.settimeout(10)
+        while client.recv(4096):
+            pass
+    except (ConnectionError, BrokenPipeError):
+        pass
+    return time.monotonic() - begin
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [[], [b"GET /1 HTTP/1.1\r\nHost: localhost\r\n"], [b"GET /1 HTTP/1.1\r\n"] + [b"A: b\r\n"] * 100,
+     [b"GET /1 HTTP/1.1\r\nHost: localhost\r\n\r\nGET"] + [b"A"] * 100],
+    ids=["nothing", "half a head", "a head by drops", "a second head by drops"],
+)  # fmt: skip
+def test_a_head_that_comes_slowly_ends_its_connection_while_others_are_served(hasty, pieces):
+    with socket.create_connection(("127.0.0.1", hasty)) as client, concurrent.futures.ThreadPoolExecutor() as pool:
+        took = pool.submit(drip, client, pieces)
+        assert ask(hasty, "GET", "/3")[2] == bytes(3)
+        assert not took.done()
+        assert took.result() < 10, "of 20 seconds that the drops take"
+
+
+def test_a_connection_that_is_kept_is_not_hurried(hasty):
+    """Neither between requests, nor for a body, which has its own time."""
+    connection = http.client.HTTPConnection("127.0.0.1", hasty, timeout=20)
+    for _ in range(2):
+        connection.request("GET", "/5")
+        assert connection.getresponse().read() == bytes(5)
+        time.sleep(1)
+    connection.putrequest("POST", "/7")
+    connection.putheader("Content-Length", "2")
+    connection.endheaders(b"a")
+    time.sleep(1)
+    connection.send(b"b")
+    assert connection.getresponse().read() == bytes(7)
+    connection.close()
+
+
+@pytest.mark.parametrize("kept", ["keep-alive", "close"])
+def test_who_does_not_read_an_answer_is_let_go_and_who_reads_slowly_has_it_all(hasty, kept):
+    size, got = 20_000_000, []
+    for rests in ((3.0,), (0.4,) * 5):
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            client.connect(("127.0.0.1", hasty))
+            client.sendall(f"GET /{size} HTTP/1.1\r\nHost: localhost\r\nConnection: {kept}\r\n\r\n".encode())
+            client.settimeout(20)
+            parts = []
+            try:
+                for rest in rests:
+                    time.sleep(rest)
+                    parts.append(client.recv(200_000, socket.MSG_WAITALL))
+                while sum(map(len, parts)) < size and (part := client.recv(1 << 20)):
+                    parts.append(part)
+            except ConnectionError:
+                pass
+            got.append(sum(map(len, parts)))
+    assert got[0] < size <= got[1]
+
+
 def test_too_many_who_wait_are_told_so():
     async def crowd():
         worker, open_ = Worker(most=2), threading.Event()

@@ -5,7 +5,7 @@ import socket
 import webbrowser
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sparks_jax.jobs.network import Network, load_network
 from sparks_jax.lens.bundle import read_atlas, read_lens
@@ -76,10 +76,16 @@ def run(settings: Settings, *, say: Say) -> int:
         say("everybody who has this address can use the server, and what is sent is not encrypted")
     if settings.browser:
         webbrowser.open(address)
-    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, timeout_keep_alive=15,
-        limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=3, ws="none")  # fmt: skip
+    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, ws="none", **limits())
     uvicorn.Server(config).run(sockets=[listening])
     return 0
+
+
+def limits() -> dict[str, Any]:
+    """What uvicorn is told, so that no client holds what others need: connections, and the time of each."""
+    from sparks_jax.lens.server_pace import Paced
+
+    return dict(http=Paced, limit_concurrency=CONNECTIONS, timeout_keep_alive=15, timeout_graceful_shutdown=3)
 
 
 def _listen(host: str, port: int) -> socket.socket:
