@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from sparks_jax.cli import main
-from sparks_jax.human import BASELINE, CONTROL, Study, as_record, as_responses
-from sparks_jax.jobs import questionnaire
+from sparks_jax.human import BASELINE, CONTROL, Finding, Study, as_record, as_responses, utility_interval
+from sparks_jax.jobs import chart, questionnaire
 from sparks_jax.jobs.study import read_answers, read_study
+from sparks_jax.jobs.study_page import progress, whiskers
 
 SIDE, POOL = 8, 60
 PREDICTIONS, LABELS = np.arange(POOL) % 2, np.arange(POOL) // 2 % 2
@@ -318,6 +319,26 @@ def test_every_step_fits_a_phone_and_can_be_read(context, study, folder, conditi
             assert len(pictures) == 1
         assert page.evaluate("document.activeElement.tagName") == "H1"
         step(page, images, truth(study))
+
+
+def test_no_two_conditions_look_alike():
+    """As many as a study may have, in ten colours: lines differ in colour or dashes, points in colour or shape."""
+    names = [f"method {i}" for i in range(26)]
+    rng = np.random.default_rng(0)
+    u = utility_interval(rng.random((4, 2)), rng.random((4, 2)), num_bootstraps=9)
+    found = {name: Finding(4, rng.random(2), u, 0.5, 1.0) for name in names}
+    lines = re.findall(
+        r'<path class="curve" d="[^"]*" (stroke="[^"]*" stroke-dasharray="[^"]*")', progress((5, 10), found)
+    )
+    assert len(lines) == len(set(lines)) == 26
+    assert all(line in chart.key(place, marked=True) for place, line in enumerate(lines))
+    marks = re.findall(
+        r'<circle cx="0.0" cy="0.0" r="5" [^>]*>|<path d="[^"]*Z" [^>]*>',
+        "".join(chart.mark(i, 0.0, 0.0, 5.0) for i in range(26)),
+    )
+    assert len(marks) == len(set(marks)) == 26
+    drawn = whiskers(found)
+    assert [len(re.findall(shape, drawn)) for shape in ("<circle", '<path d="M[^"]*Z"')] == [10, 16]
 
 
 # --- what is in the files ---

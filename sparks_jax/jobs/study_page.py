@@ -8,7 +8,7 @@ import numpy as np
 
 from sparks_jax.human.responses import ATTENTION, INCOMPLETE, SPEED, Finding, Graded, long_answers
 from sparks_jax.human.study import CONTROL, Study
-from sparks_jax.jobs.chart import COLOURS, DASHES, key
+from sparks_jax.jobs.chart import colour, key, mark, stroke
 from sparks_jax.jobs.markup import count, fill, software
 
 WIDTH, ROW = 460.0, 34.0  # of a chart, and of one condition in it
@@ -105,10 +105,10 @@ def whiskers(found: Mapping[str, Finding]) -> str:
     )
     lines += f'<path class="bounds" d="M{x(1):.1f} {TOP - 6}V{tall - BOTTOM}"/>'
     for row, (place, name, u) in enumerate(compared):
-        y, (low, high), colour = TOP + ROW * (row + 0.5), map(x, u.interval), f"var(--c{place % COLOURS})"
+        y, (low, high) = TOP + ROW * (row + 0.5), map(x, u.interval)
         lines += _text(left - 12, y + 5, name, "end")
-        lines += f'<path class="curve" d="M{low:.1f} {y}H{high:.1f}" stroke="{colour}"/>'
-        lines += f'<circle cx="{x(u.value):.1f}" cy="{y}" r="5.5" fill="{colour}"/>'
+        lines += f'<path class="curve" d="M{low:.1f} {y}H{high:.1f}" stroke="{colour(place)}"/>'
+        lines += mark(place, x(u.value), y, 5.5)
     lines += _text((left + WIDTH - RIGHT) / 2, tall - 4, "Utility")
     return _svg(tall, "Utility: " + "; ".join(f"{name} {u.value:.2f}" for _, name, u in compared), lines)
 
@@ -123,7 +123,7 @@ def _sessions(study: Study, found: Mapping[str, Finding]) -> str:
         accuracies = [_share(a) for a in one.accuracies]
         ratios = ["–"] * len(accuracies) if one.utility is None else [_ratio(u) for u in one.utility.sessions]
         cells = "".join(f"<td>{cell}</td>" for cell in accuracies + ratios)
-        rows += f'<tr><th scope="row">{key(place)}{html.escape(name)}</th>{cells}</tr>'
+        rows += f'<tr><th scope="row">{key(place, marked=True)}{html.escape(name)}</th>{cells}</tr>'
     head = "".join(f'<th scope="col">{name}</th>' for name in heads)
     return f"""<section class="card" aria-label="Sessions"><h2>Session by session</h2>
 <p>Share of right predictions, and Utility, after K examples.</p>
@@ -156,8 +156,8 @@ def progress(schedule: Sequence[int], found: Mapping[str, Finding]) -> str:
     for place, of in enumerate(shares):
         if np.isfinite(of).all():
             points = " ".join(f"{x(i):.1f},{y(share):.1f}" for i, share in enumerate(of))
-            stroke = f'stroke="var(--c{place % COLOURS})" stroke-dasharray="{DASHES[place % COLOURS]}"'
-            lines += f'<path class="curve" d="M{points}" {stroke}/>'
+            lines += f'<path class="curve" d="M{points}" {stroke(place)}/>'
+            lines += "".join(mark(place, x(i), y(share), 4.0) for i, share in enumerate(of))
     said = "; ".join(f"{name} {', '.join(map(_share, one.accuracies))}" for name, one in found.items())
     return _svg(TALL, f"Right predictions: {said}", lines + _text(left, 14.0, "right predictions", "start"))
 
