@@ -1,6 +1,7 @@
 """ClickMe's files: known checksums, damage that is named and skipped, maps that are cut with their images."""
 
 import struct
+import threading
 
 import grain
 import jax
@@ -192,6 +193,50 @@ def test_shards_are_listed_not_counted(tmp_path):
         clickme.shards(tmp_path, "val")
     with pytest.raises(FileNotFoundError, match="there is no file"):
         list(clickme.read([tmp_path / "nothing"]))
+
+
+# --- threads ---
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_threads_keep_the_order(shard, tmp_path, workers):
+    """Of records and of damage, in files and in pictures, whoever decodes them: as one after the other."""
+    path, _ = damaged_file(shard, "payload")
+    undecodable = tmp_path / "val-1.tfrecords"
+    jpeg = tfrecord.parse_example(clickme.encode(photo()[0], 1))["image"][0]
+    labels = [7, 1000, 8, 2000, *range(40)]
+    clickme.write(undecodable, [tfrecord.make_example({"image": [jpeg], "label": [label]}) for label in labels])
+    damaged = []
+    found = list(clickme.read([path, undecodable, shard], on_damage=damaged.append, workers=workers))
+    assert [c.label for c in found] == [0, 1, *range(3, 10), 7, 8, *range(40), *range(10)]
+    assert [(d.path, d.number) for d in damaged] == [(path, 2), (undecodable, 1), (undecodable, 3)]
+    for c, one in zip(found[-10:], tfrecord.read_records(shard), strict=True):
+        np.testing.assert_array_equal(c.image, clickme.decode(one).image)
+
+
+def test_two_threads_decode_at_once(shard, monkeypatch):
+    """Each record waits until another one is being decoded, too: alone it would wait for ever."""
+    monkeypatch.setattr(clickme, "TOGETHER", 1)
+    both, decode = threading.Barrier(2, timeout=60), clickme.decode
+
+    def together(payload, **options):
+        both.wait()
+        return decode(payload, **options)
+
+    monkeypatch.setattr(clickme, "decode", together)
+    assert [c.label for c in clickme.read([shard], workers=2)] == [*range(10)]
+
+
+def test_few_records_are_decoded_ahead(shard, monkeypatch):
+    """Who stops reading stops decoding: what is ahead is what the threads were given, and a thread is left nowhere."""
+    decoded, decode = [], clickme.decode
+    monkeypatch.setattr(clickme, "decode", lambda payload, **options: decoded.append(1) or decode(payload, **options))
+    before = threading.active_count()
+    reader = clickme.read([shard] * 20, workers=2)
+    assert [next(reader).label for _ in range(3)] == [0, 1, 2]
+    reader.close()
+    assert 3 <= len(decoded) <= (2 * clickme.AHEAD + 1) * clickme.TOGETHER
+    assert threading.active_count() == before
 
 
 # --- maps ---
