@@ -93,6 +93,16 @@ def test_the_gradient_costs_one_backward_pass_for_each_concept():
     assert evaluations == 1  # one forward pass for all
 
 
+def test_concepts_at_once_share_what_a_method_evaluates():
+    """Masks are the same whatever the score, and the features of what is seen through them are found once."""
+    maps = lambda features, at_once: concept_maps(
+        features, COLOURS, X, how=attribution.rise, at_once=at_once, key=jax.random.key(0), num_masks=8, grid=2
+    )
+    np.testing.assert_allclose(maps(patch_means, 1), maps(patch_means, 3), rtol=1e-6)
+    of = lambda at_once: sensitivity.count_evaluations(lambda f: maps(lambda x: patch_means(x) + f(x), at_once))
+    assert (of(1), of(3)) == (24, 8)
+
+
 def test_the_score_of_a_concept():
     """Mean and maximum over positions; a pytree whose dictionary and number are traced."""
     of = lambda k, **options: scores.concept(patch_means, COLOURS, k, **options)(X)

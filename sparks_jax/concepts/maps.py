@@ -31,6 +31,7 @@ def concept_maps(
     x: Image,
     *,
     how: str | Callable[..., Any] = "coefficient",
+    at_once: int = 1,
     **options: Any,
 ) -> Float[Array, "k h w"]:
     r"""One map for each concept: where it is in an image.
@@ -43,13 +44,15 @@ def concept_maps(
     Codes are where the network computes. That is where the concept is as long as a position sees little but its block
     of pixels; with large receptive fields or attention the other two tell more.
 
-    Cost: 1 F; or 1 F and 1 B for each concept; or that of the method for each concept.
+    Cost: 1 F; or 1 F and 1 B for each concept; or that of the method for each concept, or for each `at_once` of them
+    where it evaluates the same images whatever the score, as all do that hide parts: the features are then shared.
 
     Args:
         features: From a batch of images `(b h w c)` to activations, `(b gh gw d)` for maps of codes.
         dictionary: The concepts.
         x: One image.
         how: `"coefficient"`, `"gradient"` or a method `(f, x, …) -> map`.
+        at_once: Concepts at once, for a method: memory grows with it where the method takes derivatives.
         **options: Given to `coefficient_maps`, `gradient_maps` or the method.
 
     Raises:
@@ -78,7 +81,7 @@ def concept_maps(
         found = how(scores.concept(features, dictionary, k), x, **options)
         return images.heatmap(found) if found.ndim == 3 else found
 
-    return stream.stack_over(of_concept, jnp.arange(dictionary.atoms.shape[0]), 1)
+    return stream.stack_over(of_concept, jnp.arange(dictionary.atoms.shape[0]), at_once)
 
 
 @for_images
