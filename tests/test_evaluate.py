@@ -157,11 +157,15 @@ def test_a_folder_of_something_else_is_kept(tmp_path):
         run(images=IMAGES, out=tmp_path / "f" / "thesis.txt")
 
 
-def test_a_constant_score_gives_zero_maps_and_a_warning():
+@pytest.mark.parametrize(
+    "method", [partial(attribution.sobol, grid=2, num_designs=4), partial(attribution.rise, grid=2, num_masks=500)]
+)
+def test_a_constant_score_gives_constant_maps_and_a_warning(method):
+    """Zero for Sobol'; the score for RISE, up to the rounding of its mean over masks."""
     with pytest.warns(UserWarning, match="4 of 4 maps are constant"):
         table = evaluate(
-            {"sobol": partial(attribution.sobol, grid=2, num_designs=4)}, ["deletion", "insertion"],
-            lambda x: jnp.zeros((x.shape[0], 5)), IMAGES, LABELS, key=KEY, smoke=True,
+            {"method": method}, ["deletion", "insertion"],
+            lambda x: jnp.zeros((x.shape[0], 5)) + jnp.arange(5.0), IMAGES, LABELS, key=KEY, smoke=True,
         )  # fmt: skip
     assert all(np.isfinite(cell.values).all() for cell in table.cells.values())
     assert any("constant" in note for note in table.notes)

@@ -250,8 +250,10 @@ def _note(table: Table, sentence: str) -> None:
 
 
 def _note_constant_maps(table: Table, name: str, heat: np.ndarray) -> None:
+    """Constant up to rounding: a mean over thousands of masks of one number, such as that of RISE, is off by some."""
     flat = heat.reshape(len(heat), -1)
-    constant = int((flat.max(1) == flat.min(1)).sum())
+    rounding = 64 * np.finfo(flat.dtype).eps * np.abs(flat).max(1)
+    constant = int((np.ptp(flat, axis=1) <= rounding).sum())
     if constant:
         _note(table, f"{name}: {constant} of {len(heat)} maps are constant, so that their order of pixels is random")
 
