@@ -29,10 +29,12 @@ from sparks_jax.human import (
     long_answers,
     majority,
     matching_parts,
+    nearest_attended,
     nearest_image,
     noisy_oracle,
     power,
     read_response,
+    simulate_studies,
     simulate_users,
     utility,
 )
@@ -431,6 +433,40 @@ def test_users_who_look_at_no_map_gain_nothing_from_it(small, user):
     else:  # of five examples and of fifteen one class is in the majority; ten are a tie
         for of in answers.values():
             assert len(set(np.asarray(of[0, 0]))) == len(set(np.asarray(of[0, 2]))) == 1
+
+
+def test_masked_features_are_those_that_the_map_points_at(small):
+    """Where maps point at what tells, examples are one of two points, and new images lean to theirs, above noise."""
+    parts, there = biased(small)
+    parts = jnp.where(there[..., None] > 0, 2 * parts, parts - 0.5)  # what says nothing is 0 on average
+    user = lambda user, shown: simulate_users(
+        small, parts, {CONTROL: shown}, user=user, key=jax.random.key(0), num_participants=1
+    )
+    assert shares(small, user(nearest_attended, there))[CONTROL] == 1.0
+    alike = user(nearest_image, there)[BASELINE]
+    for answers in (user(nearest_attended, there)[BASELINE], user(nearest_attended, there * 0)[CONTROL]):
+        assert (answers == alike).all()  # attention that is the same everywhere masks nothing
+
+
+def test_several_studies_are_each_of_them(small):
+    """Users that leave nothing to chance answer a study among others as they answer it alone; of its own images."""
+    parts, there = biased(small)
+    many = [small, design(methods=(), seed=1), design(methods=(), seed=2)]
+    more = Shown(jnp.concatenate([parts, parts], 1), jnp.concatenate([there, there], 1))
+    for shown in (there, more):
+        given = dict(user=matching_parts(), key=jax.random.key(0), num_participants=2)
+        got = simulate_studies(many, parts, {CONTROL: shown}, **given)
+        for i, one in enumerate(many):
+            alone = simulate_users(one, parts, {CONTROL: shown}, **given)
+            assert all((got[name][i] == alone[name]).all() for name in one.conditions)
+        assert list(got) == [BASELINE, CONTROL]
+    found = analyse({name: np.moveaxis(of == np.stack([s.answers() for s in many])[:, None], 1, 2)
+                     for name, of in jax.tree.map(np.asarray, got).items()}, num_resamples=99)  # fmt: skip
+    assert found[CONTROL].participants == 3  # a row is a study
+    with pytest.raises(ValueError, match="expected one design"):
+        simulate_studies([small, design(methods=(), questions=5)], parts, {CONTROL: there}, **given)
+    with pytest.raises(ValueError, match="no explanations for control"):
+        simulate_studies(many, parts, {}, **given)
 
 
 @pytest.mark.parametrize("more", [dict(memory=0.0), dict(lapse=1.0)], ids=str)

@@ -22,6 +22,7 @@ from sparks_jax.human.simulate import as_responses as as_responses
 from sparks_jax.human.simulate import cells as cells
 from sparks_jax.human.simulate import lesson_of as lesson_of
 from sparks_jax.human.simulate import questions_of as questions_of
+from sparks_jax.human.simulate import simulate_studies as simulate_studies
 from sparks_jax.human.simulate import simulate_users as simulate_users
 from sparks_jax.human.simulate import take_part as take_part
 from sparks_jax.human.study import BASELINE as BASELINE
@@ -33,8 +34,10 @@ from sparks_jax.human.study import Study as Study
 from sparks_jax.human.study import check_disjoint as check_disjoint
 from sparks_jax.human.study import items as items
 from sparks_jax.human.users import Lesson as Lesson
+from sparks_jax.human.users import User as User
 from sparks_jax.human.users import majority as majority
 from sparks_jax.human.users import matching_parts as matching_parts
+from sparks_jax.human.users import nearest_attended as nearest_attended
 from sparks_jax.human.users import nearest_image as nearest_image
 from sparks_jax.human.users import noisy_oracle as noisy_oracle
 from sparks_jax.human.utility import ACCURACIES_NEURIPS22 as ACCURACIES_NEURIPS22

@@ -92,13 +92,7 @@ def simulate_users(
         Colin et al. 2022, arXiv:2112.04417 (the protocol).
     """
     parts = jnp.asarray(parts)
-    if not (0 <= memory <= 1 and 0 <= lapse <= 1 and num_participants >= 1):
-        raise ValueError(
-            f"simulate_users: memory {memory}, lapse {lapse}, {num_participants} participants: expected two "
-            "probabilities and at least one participant"
-        )
-    if missing := [name for name in study.conditions if name != BASELINE and name not in shown]:
-        raise ValueError(f"simulate_users: no explanations for {', '.join(missing)}")
+    _check("simulate_users", study.conditions, shown, num_participants, memory, lapse)
     answers, asked = {}, questions_of(study, parts)
     for i, condition in enumerate(study.conditions):
         of = user[condition] if isinstance(user, Mapping) else user
@@ -106,6 +100,75 @@ def simulate_users(
         one = lambda key: take_part(lesson, *asked, study.schedule, key=key, user=of, memory=memory, lapse=lapse)
         answers[condition] = jax.vmap(one)(jax.random.split(jax.random.fold_in(key, i), num_participants))
     return answers
+
+
+def simulate_studies(
+    studies: Sequence[Study],
+    parts: Float[Any, "n p d"],
+    shown: Mapping[str, Any],
+    *,
+    key: PRNGKeyArray,
+    user: User,
+    num_participants: int = 20,
+    memory: float = 1.0,
+    lapse: float = 0.0,
+) -> dict[str, Int[Array, "t u s q"]]:
+    """The same of several studies of one design with images of their own: what differs between them is by the images.
+
+    With a row for each study, all its users in it, `analyse` gives intervals that are about other images, too.
+    Conditions that show as many parts are one program.
+
+    Args:
+        studies: With the same conditions, and as many sessions, examples and questions.
+        parts: As in `simulate_users`, of the images of all studies.
+        shown: As in `simulate_users`.
+        key: As in `simulate_users`.
+        user: One for all conditions.
+        num_participants: In each condition of each study.
+        memory: As in `simulate_users`.
+        lapse: As in `simulate_users`.
+
+    Raises:
+        ValueError: As `simulate_users`, or for studies of more than one design.
+
+    Example:
+        >>> from sparks_jax.human.users import noisy_oracle
+        >>> predictions, labels = np.arange(120) % 2, np.arange(120) // 2 % 2
+        >>> study = lambda seed: Study.design(predictions, labels, classes=("wolf", "husky"), methods=(), seed=seed)
+        >>> parts, maps = jnp.zeros((120, 1, 1)), {"control": jnp.ones((120, 1))}
+        >>> options = dict(key=jax.random.key(0), user=noisy_oracle(1.0), num_participants=4)
+        >>> answers = simulate_studies([study(0), study(1)], parts, maps, **options)
+        >>> answers["control"].shape, bool((answers["control"][1] == study(1).answers()[None]).all())
+        ((2, 4, 3, 7), True)
+
+    Reference:
+        Colin et al. 2022, arXiv:2112.04417 (the protocol).
+    """
+    parts, first = jnp.asarray(parts), studies[0]
+    _check("simulate_studies", first.conditions, shown, num_participants, memory, lapse)
+    if len({(study.conditions, study.schedule, study.answers().shape, study.classes) for study in studies}) > 1:
+        raise ValueError("simulate_studies: the studies differ in conditions, classes or numbers, expected one design")
+    stack = lambda trees: jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+    questions = stack([questions_of(study, parts) for study in studies])
+
+    def one(lesson: Lesson, asked: tuple[Array, Array], key: PRNGKeyArray) -> Int[Array, "u s q"]:
+        take = lambda key: take_part(lesson, *asked, first.schedule, key=key, user=user, memory=memory, lapse=lapse)
+        return jax.vmap(take)(jax.random.split(key, num_participants))
+
+    def condition(given: tuple[Lesson, PRNGKeyArray]) -> Int[Array, "t u s q"]:
+        lessons, key = given
+        keys = jax.random.split(key, len(studies))
+        return jax.lax.map(lambda of: one(*of), (lessons, questions, keys))
+
+    groups: dict[int, list[tuple[str, Any]]] = {}
+    for i, name in enumerate(first.conditions):
+        lessons = stack([lesson_of(study, parts, shown.get(name)) for study in studies])
+        groups.setdefault(lessons.attention.shape[-1], []).append((name, (lessons, jax.random.fold_in(key, i))))
+    answers = {}
+    for group in groups.values():
+        names, given = zip(*group, strict=True)
+        answers |= dict(zip(names, jax.lax.map(condition, stack(given)), strict=True))
+    return {name: answers[name] for name in first.conditions}
 
 
 def lesson_of(study: Study, parts: Float[Array, "n p d"], shown: Any = None) -> Lesson:
@@ -234,6 +297,18 @@ def as_responses(study: Study, answers: Mapping[str, Any]) -> list[Response]:
         for condition, group in answers.items()
         for i, one in enumerate(np.asarray(group))
     ]
+
+
+def _check(
+    what: str, conditions: Sequence[str], shown: Mapping[str, Any], num_participants: int, memory: float, lapse: float
+) -> None:
+    if not (0 <= memory <= 1 and 0 <= lapse <= 1 and num_participants >= 1):
+        raise ValueError(
+            f"{what}: memory {memory}, lapse {lapse}, {num_participants} participants: expected two probabilities and "
+            "at least one participant"
+        )
+    if missing := [name for name in conditions if name != BASELINE and name not in shown]:
+        raise ValueError(f"{what}: no explanations for {', '.join(missing)}")
 
 
 def _cell_means(n: int, grid: int, dtype: Any) -> Float[np.ndarray, "g n"]:

@@ -80,6 +80,35 @@ def nearest_image(lesson: Lesson, parts: Float[Array, "q p d"], truth: Truth, ke
     return lesson.answers[nearest] * (lesson.memory > 0).any()
 
 
+def nearest_attended(
+    lesson: Lesson, parts: Float[Array, "q p d"], truth: Truth, key: PRNGKeyArray
+) -> Float[Array, "q m"]:
+    r"""Says what the model said of the example that is alike where its explanation pointed: features that are masked.
+
+    $y_{i^*}$, $i^* = \arg\min_i \|\sum_r a_{ir} f_{ir} - \bar f\|^2$ over the examples remembered
+
+    New images have no explanation and are seen whole. With the same attention to all parts it is `nearest_image`.
+
+    Args:
+        lesson: What was learnt.
+        parts: Of the questions.
+        truth: Not looked at.
+        key: Not used.
+
+    Example:
+        >>> attention = jnp.array([[1.0, 0.0], [1.0, 0.0]])
+        >>> lesson = Lesson(jnp.array([[[0.0], [9.0]], [[4.0], [5.0]]]), attention, jnp.eye(2), jnp.ones(2))
+        >>> nearest_attended(lesson, jnp.array([[[4.0]]]), jnp.zeros((1, 2)), jax.random.key(0)).tolist()
+        [[0.0, 1.0]]
+
+    Reference:
+        Colin et al. 2022, arXiv:2112.04417 (the protocol). Cover and Hart 1967, Nearest neighbor pattern
+        classification.
+    """
+    masked = jnp.einsum("kr,krd->kd", lesson.attention, lesson.parts, precision="highest")
+    return nearest_image(lesson._replace(parts=masked[:, None]), parts, truth, key)
+
+
 def matching_parts(width: float = 0.1) -> User:
     r"""Looks for the parts that explanations pointed at, wherever they are in a new image.
 
