@@ -6,14 +6,17 @@ says; the bundled one reads the glyph. A user sees 5, 10, then 15 examples with 
 with an explanation beside, and predicts it on images without. It looks at the mean colours of a grid of cells, an
 explanation being how bright each of them is in the picture that a person would be shown, and looks in new images for
 what it saw where the examples were bright. So it can learn what a colour means, and cannot learn a shape: of the
-network that reads glyphs no map can help it, however true.
+network that reads glyphs no map can help it, however true. Other users look for the example whose mean colour is
+nearest, with the maps as masks or without, say what was said most often, or know, and err as often whatever they see.
 
 Compared are the six methods of the paper; the concept that a class rests on most (CRAFT), as a map, and as a map with
 crops of other images that have most of it; and two controls, where the image itself draws the eye, and the map of
 another image. Each of many studies has images of its own, and intervals are by a bootstrap over studies, so that they
 are about other images and other users. Deletion, and the mass of the maps on the tag, are set beside Utility.
 
-Command:  python experiments/metapredictor_glyphs.py [--smoke] [--out FOLDER]
+Command:  python experiments/metapredictor_glyphs.py [--smoke] [--networks NAME …] [--kinds NAME …] [--out FOLDER]
+          Networks: "reads the glyph" "reads the tag". Kinds of users: "matching parts" "nearest image" "nearest
+          attended" "majority" "noisy oracle"; all of both, if nothing else is said.
           Tables (CSV), a record (JSON), a picture, and for the first study the questionnaire that people would be
           given, with the answers of the users and the report on them.
 Hardware: 2 CPU cores.
@@ -32,8 +35,9 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +58,9 @@ from sparks_jax.scores import logit, probability
 # Those of the paper.
 METHODS = ("saliency", "gradient_input", "integrated_gradients", "smoothgrad", "grad_cam", "occlusion")
 
-KINDS = MATCHING, NEAREST, MAJORITY = "matching parts", "nearest image", "majority"  # of users
+# Users: by parts or images that look alike, by how often, and by knowing.
+Kind = Literal["matching parts", "nearest image", "nearest attended", "majority", "noisy oracle"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)
@@ -65,10 +71,11 @@ class Config:
     pool: int = 56  # images of each study, a quarter of each kind
     users: int = 20  # in each condition of each study
     methods: tuple[str, ...] = METHODS
-    kinds: tuple[str, ...] = KINDS
-    networks: tuple[str, ...] = localization_glyphs.NETWORKS
+    kinds: tuple[Kind, ...] = KINDS  # of users; picture, correlations and the rehearsed study are of the first
+    networks: tuple[Literal["reads the glyph", "reads the tag"], ...] = localization_glyphs.NETWORKS
     grid: int = 16  # cells that a user looks at, on a side
-    width: float = 0.1  # by how much two colours differ and are alike: of what users are made
+    width: float = 0.1  # by how much two colours differ and are alike, for users who match parts
+    oracle: float = 0.7  # share of right answers of the noisy oracle, whatever it is shown
     memory: float = 0.8
     lapse: float = 0.1
     fit: int = 240  # images of all classes that concepts are fitted to
@@ -87,7 +94,6 @@ NAMES = tuple(CLASSES[c] for c in PAIR)
 SHUFFLED, CRAFT_MAP, CRAFT = "map of another image", "craft: map", "craft: map and crops"
 CROP = 16  # pixels on a side
 BATCH = 32  # images drawn at once
-User = Any
 
 
 # --- images, networks, maps ---
@@ -163,6 +169,12 @@ def crops_of(config: Config, model: Any, found: craft_glyphs.Found, fit: Glyphs)
 # --- one network: its studies, what is shown in them, what users answer ---
 
 
+def users(config: Config) -> dict[Kind, human.User]:
+    """Of every kind."""
+    who = human.matching_parts(config.width), human.nearest_image, human.nearest_attended, human.majority
+    return dict(zip(KINDS, (*who, human.noisy_oracle(config.oracle)), strict=True))
+
+
 def designed(config: Config, predicted: np.ndarray, labels: np.ndarray, wrong: float) -> list[Study]:
     """A study of each part of the pool, its images numbered in the whole pool."""
     conditions = (SHUFFLED, *config.methods, CRAFT_MAP, CRAFT)
@@ -212,30 +224,6 @@ def attention(config: Config, maps: dict[str, Any], parts: Any, predicted: np.nd
     return looked
 
 
-def answered(config: Config, studies: list[Study], parts: Any, looked: dict[str, Any], user: User) -> dict[str, Any]:
-    """Answers `(studies users sessions questions)` of each condition."""
-    questions = jax.tree.map(lambda *a: jnp.stack(a), *[human.questions_of(s, parts) for s in studies])
-    schedule = studies[0].schedule
-
-    @jax.jit
-    def all_of(lessons: Any, questions: Any, key: Any) -> Any:
-        def one(lesson: Any, asked: Any, key: Any) -> Any:
-            take = lambda key: human.take_part(
-                lesson, *asked, schedule, key=key, user=user, memory=config.memory, lapse=config.lapse
-            )
-            return jax.vmap(take)(jax.random.split(key, config.users))
-
-        return jax.lax.map(lambda of: one(*of), (lessons, questions, jax.random.split(key, len(studies))))
-
-    answers = {}
-    for i, name in enumerate(studies[0].conditions):
-        lessons = [human.lesson_of(s, parts, looked.get(name)) for s in studies]
-        stacked = jax.tree.map(lambda *a: jnp.stack(a), *lessons)
-        key = jax.random.fold_in(jax.random.key(config.seed + 1), i)
-        answers[name] = np.asarray(all_of(stacked, questions, key))
-    return answers
-
-
 def tested(config: Config, studies: list[Study], answers: dict[str, Any]) -> dict[str, human.Finding]:
     """Utility of each condition. A row is a study with all its users: intervals and tests are over studies."""
     right = np.stack([s.answers() for s in studies])[:, None]
@@ -276,14 +264,14 @@ def network(config: Config, name: str, model: Any, fit: Glyphs, world: Glyphs) -
     print(f"the network that {name}: {len(studies)} studies, {len(shown)} images explained", flush=True)
     parts = jax.jit(human.cells, static_argnums=1)(jnp.asarray(world.images), config.grid)
     looked = attention(config, maps, parts, predicted)
-    users: dict[str, Any] = dict(
-        zip(KINDS, (human.matching_parts(config.width), human.nearest_image, human.majority), strict=True)
-    )
-    answers = {kind: answered(config, studies, parts, looked, users[kind]) for kind in config.kinds}
+    given: dict[str, Any] = dict(num_participants=config.users, memory=config.memory, lapse=config.lapse)
+    take = partial(human.simulate_studies, studies, parts, looked, key=jax.random.key(config.seed + 1), **given)
+    said = {kind: take(user=users(config)[kind]) for kind in config.kinds}
+    answers = {kind: {c: np.asarray(a) for c, a in of.items()} for kind, of in said.items()}
     print(f"{config.users} users in each of {len(studies[0].conditions)} conditions have answered", flush=True)
     results = {user: tested(config, studies, of) for user, of in answers.items()}
     automatic = measured(config, model, world, taken, maps, np.random.default_rng(0).permutation(shown))
-    example = (studies[0], world.images, maps, {k: a[0] for k, a in answers[MATCHING].items()})
+    example = (studies[0], world.images, maps, {k: a[0] for k, a in answers[config.kinds[0]].items()})
     return {
         "found": results,
         "automatic": automatic,
@@ -303,7 +291,7 @@ def with_ends(value: float, ends: Any, number: int) -> Interval:
 def rows_of(config: Config, name: str, of: dict[str, Any]) -> list[dict[str, Any]]:
     """A line for each condition."""
     rows = []
-    for condition, one in of["found"][MATCHING].items():
+    for condition, one in of["found"][config.kinds[0]].items():
         row: dict[str, Any] = {"network": name, "condition": condition}
         row |= {f"right, {k} examples": f"{a:.3f}" for k, a in zip((5, 10, 15), one.accuracies, strict=True)}
         u = one.utility
@@ -323,10 +311,10 @@ def rows_of(config: Config, name: str, of: dict[str, Any]) -> list[dict[str, Any
     return rows
 
 
-def correlations(name: str, of: dict[str, Any]) -> list[dict[str, Any]]:
+def correlations(config: Config, name: str, of: dict[str, Any]) -> list[dict[str, Any]]:
     """Utility of the methods, controls left out, against what the metrics say of their maps."""
     compared = [m for m in of["automatic"] if m not in (CONTROL, SHUFFLED)]
-    utilities = [of["found"][MATCHING][m].utility.value for m in compared]
+    utilities = [of["found"][config.kinds[0]][m].utility.value for m in compared]
     rows = []
     for metric in ("deletion", "mass on the tag"):
         c = human.correlate(utilities, [of["automatic"][m][metric].mean() for m in compared])
@@ -370,7 +358,7 @@ def main(config: Config) -> dict[str, Any]:
     if config.smoke:
         config = replace(
             config, studies=2, users=3, methods=("saliency", "gradient_input", "grad_cam"),
-            kinds=(MATCHING,), fit=32, crops=2, measured=2,
+            fit=32, crops=2, measured=2,
             networks=(READS_GLYPH,), resamples=49,
         )  # fmt: skip  # the other one, untrained, says one class of everything
     begin = time.perf_counter()
@@ -385,10 +373,10 @@ def main(config: Config) -> dict[str, Any]:
     for name in config.networks:
         of = network(config, name, networks[name](), fit, world)
         tables["table"] += rows_of(config, name, of)
-        tables["correlations"] += correlations(name, of)
+        tables["correlations"] += correlations(config, name, of)
         panels[f"{name}: Utility - 1"] = {
             condition: [u - 1 for u in (one.utility.value, *one.utility.interval)]
-            for condition, one in of["found"][MATCHING].items()
+            for condition, one in of["found"][config.kinds[0]].items()
             if condition != BASELINE
         }
         about[name], example = {"accuracy": of["accuracy"]}, example or of["example"]
