@@ -11,8 +11,11 @@ order of importance is the best there is where the head is affine (EfficientNet-
 Command:  python experiments/craft_photos.py [--smoke] [--models squeezenet] [--data FOLDER] [--out FOLDER]
           Writes a table (CSV), a record (JSON), and a page of concepts of each photograph (PNG).
 Hardware: 2 CPU cores.
-Time:     not yet run in full; --smoke half a minute.
-Expected: the claim; the figures are not measured yet.
+Time:     7 minutes on a busy machine; --smoke half a minute.
+Expected: of the logit 0.89 is explained on Lite0 and 0.87 on SqueezeNet, with five concepts of each photograph.
+          C-deletion 0.23 and 0.31 where random orders have 0.50 and 0.49, C-insertion 0.78 and 0.69 against 0.51; with
+          20 concepts of all photographs 0.04 and 0.10, 0.96 and 0.90. Refits are 0.11 and 0.10 apart, dictionaries of
+          two photographs 0.77 and 0.69. Seed 0, jax 0.10.1.
 """
 
 import csv
