@@ -12,7 +12,9 @@ Command:  python experiments/attribution_benchmark.py [--smoke] [--models squeez
 Hardware: 2 CPU cores.
 Time:     hours, not yet run in full; half an hour of a busy machine for a network, three metrics and `--compared`
           empty, which is what the README has; --smoke a minute. A killed run resumes.
-Expected: the tables of the README, and the paired differences Sobol' − RISE printed below them.
+Expected: the tables of the README, and the paired differences Sobol' − RISE printed below them: on 24 photographs of
+          ImageNet and at 512 evaluations, deletion -0.019 [-0.036, -0.003] on Lite0, -0.004 [-0.022, 0.011] on
+          SqueezeNet; insertion -0.137 [-0.171, -0.103] and -0.116 [-0.179, -0.053].
 """
 
 import itertools
