@@ -69,6 +69,8 @@ def _add_build(lens: Any, say: Callable[[str], None]) -> None:
         add(flag, type=int, metavar="N", help=what)
     add("--view", choices=("crops", "positions"), help="what is factorized (crops)")
     add("--crop", type=float, metavar="SHARE", help="side of a crop over that of the image (0.29)")
+    methods = ("sobol", "rise", "occlusion")
+    add("--black-box", choices=methods, help="also maps of what hiding parts of an image changes (none)")
     add("--force", action="store_true", help="replace an atlas of another network, other images or settings")
     add("--distributed", action="store_true", help="share the classes among processes: the same command in each")
     add("--smoke", action="store_true", help="few classes, images and steps: does everything work?")

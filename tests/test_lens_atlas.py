@@ -119,6 +119,27 @@ def test_all_concepts_are_in_one_plane_with_their_like(atlas):
         assert (np.diff(others[:, 1]) <= 0).all(), "the nearest first"
 
 
+def test_maps_by_a_black_box_are_there_if_asked_for_and_priced(folder, tmp_path):
+    """Hiding the half that has the colour is what changes its concept, and without being asked there are none."""
+    import json
+
+    options = dict(black_box="occlusion", only=("red",), pictures=0, parts=0)
+    lens_atlas.build(tmp_path, devices=jax.devices()[:1], **options)
+    assert lens.check_bundle(tmp_path) == []
+    record = bundle.read_class(tmp_path / "colours", "classes/0000.json")
+    arrays = bundle.read_arrays(tmp_path / "colours", record.arrays)
+    # Patches of 16 / 7 pixels, 2, a pixel apart: 15 along each side, and the image itself.
+    assert record.black_box == schema.BlackBox("occlusion", 15**2 + 1, 0)
+    assert arrays["where_black_box"].shape == (len(record.exhibits), len(record.concepts), 16, 16)
+    for exhibit, where in zip(record.exhibits, arrays["where_black_box"], strict=True):
+        number = int(arrays["points"][exhibit.row, 9])
+        left, right = where[0][:, :8].sum(), where[0][:, 8:].sum()
+        assert (left > right) == (number % 8 < 4), "the half that has the colour"
+    told, none = (json.loads((place / "colours/build.json").read_text()) for place in (tmp_path, folder))
+    assert told["forecast"][costs.BLACK] > none["forecast"][costs.BLACK] == 0
+    assert bundle.read_class(folder / "colours", "classes/0000.json").black_box is None
+
+
 def test_the_forecast_is_kept_beside_what_happened(folder, atlas):
     import json
 
@@ -308,6 +329,7 @@ def test_the_photographs_at_hand_have_names_and_sizes():
     ("settings", "says"),
     [
         (dict(view="tokens"), "view is 'tokens'"),
+        (dict(black_box="lime"), "black_box is 'lime', expected sobol, rise, occlusion or None"),
         (dict(rank=0), "rank is 0, expected at least 1"),
         (dict(crop=1.5), "crop is 1.5"),
         (dict(least=999), "no class has 999 images"),

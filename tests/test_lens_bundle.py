@@ -107,6 +107,8 @@ def test_a_record_survives_json(atlas):
         (lambda r: r.update(version=99), "version is 99, this sparks_jax reads up to 1"),
         (lambda r: r.update(format="zip"), "format is 'zip', expected 'sparks-lens'"),
         (lambda r: r.update(num_images=True), "num_images is True, expected a whole number"),
+        (lambda r: r["arrays"]["parts"].pop(), "classes/0001.json: arrays.parts has no 'where_black_box'"),
+        (lambda r: r["black_box"].update(evaluations=-1), "black_box.evaluations is -1, expected 0 to inf"),
         (lambda r: r["sheet"]["image"].update(width=1), "images/shared/sheet.png: is (192, 192), expected (1, 192)"),
     ],
 )  # fmt: skip
@@ -123,8 +125,9 @@ def test_a_field_of_a_later_version_is_left_out(atlas):
 
 def test_a_field_with_a_default_may_be_missing(atlas):
     record = json.loads((atlas / "classes/0001.json").read_text())
-    del record["notes"]
-    assert from_json(json.dumps(record), schema.ClassRecord, "").notes == []
+    del record["notes"], record["black_box"]
+    read = from_json(json.dumps(record), schema.ClassRecord, "")
+    assert (read.notes, read.black_box) == ([], None)
 
 
 @pytest.mark.parametrize("file", ["arrays/0002.f32", "images/shared/crop-0-0.png", "classes/0003.json"])

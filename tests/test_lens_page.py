@@ -167,6 +167,24 @@ def test_an_image_has_a_map_for_each_concept_and_its_bars_beside_those_of_the_cl
         assert f"Concept {k + 1}" in page.locator("#image figcaption").inner_text()
 
 
+def test_maps_by_a_black_box_are_a_third_kind_where_there_are_any(view, root):
+    page = view.go("synthetic/0004")
+    assert page.locator("#image [data-kind]").count() == 2
+    page, truth = view.go("synthetic/0005/image/2"), Truth(root, "0005")
+    button = page.get_by_role("button", name="where hiding changes it")
+    assert str(truth.record.black_box.evaluations) in button.get_attribute("title")
+    button.click()
+    page.wait_for_selector("#image [data-kind=where_black_box][aria-pressed=true]")
+    k = int(truth.arrays["importances"][truth.record.exhibits[2].row].argmax())
+    page.locator(f"#image .where[data-k='{k}']").click()
+    shown = page.locator("#image .stage canvas").evaluate(
+        "canvas => [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data]"
+        ".filter((_, i) => i % 4 === 3)"
+    )
+    expected = truth.arrays["where_black_box"][2, k].ravel()
+    np.testing.assert_allclose(shown, 235 * (expected / expected.max()) ** 0.8, atol=1)
+
+
 def test_a_photograph_is_explained_with_maps_neighbours_and_another_model(live, root, tmp_path):
     page = live.go("synthetic/photo")
     file = tmp_path / "mine.png"

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+import sparks_jax.lens.black_boxes as black_boxes
 import sparks_jax.lens.costs as costs
 import sparks_jax.lens.schema as schema
 from sparks_jax import __version__
@@ -196,8 +197,9 @@ def _work(build: Build, sizes: list[int]) -> costs.Work:
 
 
 def _forecast(build: Build, work: costs.Work) -> dict[str, float]:
-    early, processes = build.engine.halves.early is not None, jax.process_count()
-    return costs.forecast(work, build.units, build.engine.settings, early=early, processes=processes)
+    settings, size, early = build.engine.settings, build.engine.network.size, build.engine.halves.early is not None
+    hidden, processes = black_boxes.evaluations(settings.black_box, size), jax.process_count()
+    return costs.forecast(work, build.units, settings, early=early, evaluations=hidden, processes=processes)
 
 
 def _facts(build: Build, predictions: Predictions) -> Facts:

@@ -268,6 +268,8 @@ def _shape_problems(record: ClassRecord) -> list[str]:
         "slopes": [k, m], "where_codes": [e, k, None, None], "where_gradient": [e, k, None, None],
         "top_labels": [n, None], "top_probabilities": [n, None],
     }  # fmt: skip
+    if record.black_box is not None:
+        expected["where_black_box"] = [e, k, None, None]
     parts, found = {part.name: part for part in record.arrays.parts}, []
     for name, shape in expected.items():
         if name not in parts:

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 from sparks_jax.jobs.markup import count
 from sparks_jax.lens.settings import Settings
 
-PREDICT, ACTS, FIT, MAPS, PARTS, PICTURES, WRITE, LINK = (
-    "predictions", "activations", "factorization", "maps", "sub-concepts", "pictures", "writing", "links",
+PREDICT, ACTS, FIT, MAPS, BLACK, PARTS, PICTURES, WRITE, LINK = (
+    "predictions", "activations", "factorization", "maps", "black-box maps", "sub-concepts", "pictures", "writing",
+    "links",
 )  # fmt: skip
-STAGES = (PREDICT, ACTS, FIT, MAPS, PARTS, PICTURES, WRITE, LINK)
+STAGES = (PREDICT, ACTS, FIT, MAPS, BLACK, PARTS, PICTURES, WRITE, LINK)
 # Of a class, on the host: crops cut and encoded, hashes; measured, and little.
 WRITING = 0.6
 # Compiling a program with its derivative, over that of the one of pictures, which is measured.
@@ -62,7 +63,9 @@ class Work(NamedTuple):
     rows: int
 
 
-def forecast(work: Work, units: Units, settings: Settings, *, early: bool, processes: int = 1) -> dict[str, float]:
+def forecast(
+    work: Work, units: Units, settings: Settings, *, early: bool, evaluations: int = 0, processes: int = 1
+) -> dict[str, float]:
     """Seconds of each stage.
 
     Args:
@@ -70,6 +73,7 @@ def forecast(work: Work, units: Units, settings: Settings, *, early: bool, proce
         units: What each takes.
         settings: Of the build.
         early: Whether the network can be cut earlier, for sub-concepts.
+        evaluations: Of the network, for the maps of an image by a black-box method.
         processes: That share the images and the classes; each compiles for itself.
     """
     classes = work.classes
@@ -79,7 +83,8 @@ def forecast(work: Work, units: Units, settings: Settings, *, early: bool, proce
     products = 2 * 2 * settings.steps * work.rows * 2
     maps = classes * settings.exhibits * settings.rank
     part_views = parts * settings.part_images
-    compiling = {FIT: units.compile_fit}
+    hidden = classes * settings.exhibits * evaluations
+    compiling = {FIT: units.compile_fit, BLACK: units.compile_forward if hidden else 0.0}
     compiling |= {
         stage: COMPILING[stage] * units.compile_backward for stage, some in ((MAPS, maps), (PARTS, parts)) if some
     }
@@ -88,6 +93,7 @@ def forecast(work: Work, units: Units, settings: Settings, *, early: bool, proce
         ACTS: (work.members + work.views) * units.forward,
         FIT: products * units.product,
         MAPS: maps * units.backward,
+        BLACK: hidden * units.forward,
         PARTS: part_views * units.backward,
         PICTURES: views * units.view,
         WRITE: WRITING * classes,

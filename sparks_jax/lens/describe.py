@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+import sparks_jax.lens.black_boxes as black_boxes
 import sparks_jax.lens.schema as schema
 from sparks_jax import concepts
 from sparks_jax.lens.bundle import class_id, write_arrays
@@ -62,6 +63,7 @@ def describe(gallery: Gallery, shown: Shown, facts: Facts) -> schema.ClassRecord
         [schema.Rival(int(one), names[one]) for one in member.rivals], [source.names[row] for row in rows],
         shown.exhibits, shown.sheet, write_arrays(gallery.folder, f"arrays/{class_id(label)}.f32", arrays),
         write_arrays(gallery.folder, f"banks/{class_id(label)}.f32", _bank(gallery)), _notes(gallery, listed),
+        _black_box(gallery),
     )  # fmt: skip
 
 
@@ -76,12 +78,13 @@ def _arrays(
     tile = np.where(np.arange(n) < shown.sheet.number, np.arange(n), -1)
     points = [*one["plane"].T, main, clusters, labels, correct, one["logits"][:, 0], one["explained"], tile, rows]
     exhibits = [exhibit.row for exhibit in shown.exhibits]
-    return {
+    found = {
         "points": np.stack(points, 1), "importances": one["importances"], "amounts": one["amounts"],
         "logits": one["logits"], "slopes": one["slopes"], "top_labels": facts.predictions.labels[rows],
         "top_probabilities": facts.predictions.probabilities[rows],
         "where_codes": np.moveaxis(one["image_codes"][exhibits], -1, 1), "where_gradient": shown.gradient,
     }  # fmt: skip
+    return found if shown.black_box is None else found | {"where_black_box": shown.black_box}
 
 
 def _bank(gallery: Gallery) -> dict[str, Any]:
@@ -196,6 +199,14 @@ def _importance(gallery: Gallery, points: dict[str, np.ndarray]) -> schema.Impor
         mean_interval(points["score"]), mean_interval(points["explained"]),
         mean_interval(points["score"] - points["explained"]), sobol,
     )  # fmt: skip
+
+
+def _black_box(gallery: Gallery) -> schema.BlackBox | None:
+    settings = gallery.engine.settings
+    if settings.black_box is None:
+        return None
+    number = black_boxes.evaluations(settings.black_box, gallery.engine.network.size)
+    return schema.BlackBox(settings.black_box, number, settings.seed)
 
 
 def _metrics(gallery: Gallery, listed: list[schema.Concept]) -> schema.Metrics:

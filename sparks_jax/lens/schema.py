@@ -228,6 +228,14 @@ class Exhibit(NamedTuple):
     row: Count
 
 
+class BlackBox(NamedTuple):
+    """How the maps `where_black_box` of the exhibits were found: by what hiding parts of an image changes."""
+
+    method: str
+    evaluations: Count
+    seed: Count
+
+
 class Sheet(NamedTuple):
     """Small pictures of images, side by side in one file."""
 
@@ -264,6 +272,7 @@ class ClassRecord(NamedTuple):
     arrays: ArrayFile
     bank: ArrayFile
     notes: list[str] = []
+    black_box: BlackBox | None = None
 
 
 # --- one atlas, and the bundle ----------------------------------------------------------------------------

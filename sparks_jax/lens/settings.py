@@ -8,6 +8,7 @@ TOP = 5  # predictions kept of each image, and classes that a concept is compare
 SIMILAR = 5  # nearest concepts of other classes
 QUALITY = 86  # of JPEG
 MAP = 28  # side of the finer maps, at most
+BLACK_BOXES = ("sobol", "rise", "occlusion")
 
 
 class Settings(NamedTuple):
@@ -31,6 +32,8 @@ class Settings(NamedTuple):
         part_rank: Sub-concepts of each.
         part_images: That they are taken apart on: those with most of the concept.
         exhibits: Images of each class that are shown large, with maps.
+        black_box: Of these, also maps by `"sobol"`, `"rise"` or `"occlusion"`; None for none: each costs hundreds of
+            evaluations.
         crops: Crops shown of each concept.
         plane_steps: Of t-SNE.
         at_once: Classes that are factorized by one call on each device.
@@ -55,6 +58,7 @@ class Settings(NamedTuple):
     part_rank: int = 3
     part_images: int = 16
     exhibits: int = 4
+    black_box: str | None = None
     crops: int = 4
     plane_steps: int = 400
     at_once: int = 4
@@ -92,6 +96,8 @@ def check(settings: Settings) -> None:
     """
     if settings.view not in ("crops", "positions"):
         raise ValueError(f"view is {settings.view!r}, expected crops or positions")
+    if settings.black_box not in (None, *BLACK_BOXES):
+        raise ValueError(f"black_box is {settings.black_box!r}, expected {', '.join(BLACK_BOXES)} or None")
     if not 0 < settings.crop <= 1:
         raise ValueError(f"crop is {settings.crop}, expected a share of the side, above 0 and at most 1")
     least = dict(rank=1, most=1, least=1, rivals=1, steps=1, pictures=0, picture_steps=1, picture_crops=1, parts=0)

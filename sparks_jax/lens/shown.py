@@ -9,11 +9,11 @@ import numpy as np
 
 import sparks_jax.lens.schema as schema
 from sparks_jax.lens.bundle import class_id, write_image
-from sparks_jax.lens.costs import MAPS, PARTS, PICTURES, WRITE, Clock
+from sparks_jax.lens.costs import BLACK, MAPS, PARTS, PICTURES, WRITE, Clock
 from sparks_jax.lens.intervals import mean_interval
 from sparks_jax.lens.pictures import METHOD, Painter, paint
 from sparks_jax.lens.predictions import Member, read_images
-from sparks_jax.lens.programs import in_chunks
+from sparks_jax.lens.programs import Program, in_chunks
 from sparks_jax.lens.settings import EXHIBIT, QUALITY, THUMBNAIL, TILE
 from sparks_jax.lens.sources import Source
 from sparks_jax.lens.studies import Engine, boxes_of, dictionary_of
@@ -31,6 +31,7 @@ class Shown(NamedTuple):
         parts: Of each concept, None where it was not taken apart.
         exhibits: Images shown large.
         gradient: `(e k h w)` maps of these.
+        black_box: `(e k h w)` maps by a black-box method, if it was asked for.
         sheet: Small images.
     """
 
@@ -39,6 +40,7 @@ class Shown(NamedTuple):
     parts: list[schema.Decomposition | None]
     exhibits: list[schema.Exhibit]
     gradient: np.ndarray
+    black_box: np.ndarray | None
     sheet: schema.Sheet
 
 
@@ -88,14 +90,17 @@ def show(gallery: Gallery, painter: Painter, clock: Clock, tick: Callable[[str, 
             for i, row in enumerate(rows)
         ]
     with clock.stage(MAPS):
-        gradient = _gradient(gallery, images[rows])
+        gradient = _maps(gallery, gallery.engine.maps, images[rows])
         tick(MAPS, 1.0)
+    with clock.stage(BLACK):
+        black_box = gallery.engine.black_box and _maps(gallery, gallery.engine.black_box, images[rows])
+        tick(BLACK, 1.0)
     with clock.stage(PARTS):
         parts = _parts(gallery, images)
         tick(PARTS, 1.0)
     with clock.stage(PICTURES):
         pictures = _pictures(gallery, painter, tick)
-    return Shown(crops, pictures, parts, exhibits, gradient, sheet)
+    return Shown(crops, pictures, parts, exhibits, gradient, black_box, sheet)
 
 
 # --- crops ------------------------------------------------------------------------------------------------
@@ -162,13 +167,13 @@ def _exhibits(gallery: Gallery) -> list[int]:
     return chosen
 
 
-def _gradient(gallery: Gallery, images: np.ndarray) -> np.ndarray:
+def _maps(gallery: Gallery, program: Program, images: np.ndarray) -> np.ndarray:
     engine = gallery.engine
     if not len(images):
         return np.zeros((0, engine.settings.rank, 1, 1), np.float32)
     repeat = lambda a: np.repeat(np.asarray(a)[None], len(images), 0)
     rows = (images, jax.tree.map(repeat, dictionary_of(gallery.one)))
-    return in_chunks(engine.maps, engine.halves.features, rows, len(engine.devices))
+    return in_chunks(program, engine.halves.features, rows, len(engine.devices))
 
 
 def _sheet(gallery: Gallery, images: np.ndarray) -> schema.Sheet:

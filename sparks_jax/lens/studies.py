@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import sparks_jax.lens.black_boxes as black_boxes
 import sparks_jax.lens.study as study_of
 from sparks_jax import concepts
 from sparks_jax.concepts import Dictionary, crop_boxes
@@ -32,6 +33,7 @@ class Engine(NamedTuple):
         devices: Of this process.
         signed: Whether activations may be negative.
         forward, zoom, study, maps, early, parts: The programs.
+        black_box: Another, where it was asked for.
     """
 
     network: Network
@@ -46,6 +48,7 @@ class Engine(NamedTuple):
     maps: Program
     early: Program
     parts: Program
+    black_box: Program | None
 
     @property
     def shared(self) -> tuple[Any, Any]:
@@ -74,11 +77,13 @@ def engine(
     )  # fmt: skip
     # Sub-concepts: earlier activations may be negative where the last ones are not.
     part = partial(study_of.parts, rank=settings.part_rank, factorize=partial(concepts.semi_nmf, num_steps=50))
+    hiding = settings.black_box and partial(black_boxes.maps, settings.black_box, settings.seed, chunk)
     return Engine(
         network, halves, settings, chunk * len(devices), devices, signed, run,
         spread(zoomed, devices), spread(lambda head, rows: jax.vmap(partial(one, head))(*rows), devices),
         spread(gradient_maps, devices), spread(lambda early, rows: early(rows), devices),
         spread(lambda rest, rows: jax.vmap(partial(part, rest))(*rows), devices),
+        spread(hiding, devices) if hiding else None,
     )  # fmt: skip
 
 

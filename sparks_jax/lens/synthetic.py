@@ -145,6 +145,7 @@ def _class(
         [schema.Exhibit(image, i) for i, image in enumerate(shared.exhibits) if i < n],
         schema.Sheet(shared.sheet, TILE, 8, TILES), write_arrays(place, f"arrays/{id}.f32", arrays),
         write_arrays(place, f"banks/{id}.f32", bank), ["Drawn at random."],
+        schema.BlackBox("sobol", 816, 0) if "where_black_box" in arrays else None,
     )  # fmt: skip
     return record, atoms
 
@@ -170,11 +171,13 @@ def _arrays(label: int, rivals: list[int], n: int, rank: int, rng: np.random.Gen
     points += [logits[:, 0], 1.0 + importances.sum(1), np.arange(n) % TILES, np.arange(n)]
     odds = np.exp(logits - logits.max(1, keepdims=True))
     where = rng.gamma(0.5, 1.0, (min(n, 4), rank, GRID, GRID))
-    return {
+    found = {
         "points": np.stack(points, 1), "importances": importances, "amounts": amounts, "logits": logits,
         "slopes": slopes, "top_labels": np.tile(rivals, (n, 1)), "where_codes": where,
         "top_probabilities": odds / odds.sum(1, keepdims=True), "where_gradient": where.repeat(2, 2).repeat(2, 3),
     }  # fmt: skip
+    # Every other class has maps of a third kind, as after a build with `black_box`.
+    return found | {"where_black_box": where[..., ::-1].repeat(3, 2).repeat(3, 3)} if label % 2 else found
 
 
 def _falling(rank: int) -> np.ndarray:

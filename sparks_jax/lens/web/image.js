@@ -50,6 +50,7 @@
       explained: one.point("explained", row),
       importances: Array.from({ length: one.k }, (_, k) => one.importanceOf(row, k)),
       map: (kind, k) => one.map(kind, i, k),
+      blackBox: one.black_box,
     };
   }
 
@@ -57,6 +58,14 @@
     where_codes: ["where it is computed", "codes of the layer’s positions"],
     where_gradient: ["what moves it", "implicit differentiation to the pixels"],
   };
+  const METHODS = { sobol: "Sobol’ indices", rise: "RISE", occlusion: "occlusion" };
+
+  /** The kinds of maps that there are of an image: those of a method that hides parts of it only where it was built. */
+  function kindsOf({ blackBox: by }) {
+    if (!by) return KINDS;
+    const title = `${METHODS[by.method] ?? by.method}: from ${by.evaluations} images with parts hidden`;
+    return { ...KINDS, where_black_box: ["where hiding changes it", title] };
+  }
 
   /** The image with the map of a concept, all maps small, and the bars. */
   function subjectView(atlas, one, subject, { chosen, onpick, kind: first = "where_codes" }) {
@@ -111,7 +120,7 @@
     const choose = h(
       "div",
       { class: "tools", role: "group", "aria-label": "How places are found" },
-      Object.entries(KINDS).map(([id, [text, title]]) =>
+      Object.entries(kindsOf(subject)).map(([id, [text, title]]) =>
         h(
           "button",
           {
