@@ -1,4 +1,4 @@
-"""Claim: a network taught to look where people look agrees with them at the same accuracy. It uses the tag all the same.
+"""Claim: a network taught to look where people look agrees with them, at equal accuracy, and still uses the tag.
 
 Every image of the glyph world carries a tag whose colour tells the class. Twins of one start and one stream of images
 are trained, one by cross-entropy, the other by it and the harmonizer's loss; the maps of people are those of simulated
