@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from sparks_jax import lens
+from sparks_jax.cli import main
 from sparks_jax.lens import atlas as atlas_module
 from sparks_jax.lens import bundle, costs, schema, sources
 from sparks_jax.lens.settings import Settings
@@ -192,6 +193,15 @@ def test_processes_that_share_a_build_have_half_to_do_each():
         assert two[stage] == one[stage] / 2
     assert two[costs.FIT] - fixed == pytest.approx((one[costs.FIT] - fixed) / 2), "each compiles for itself"
     assert two[costs.LINK] == one[costs.LINK], "one of them writes the index"
+
+
+def test_a_build_to_share_needs_others_to_share_it_with(monkeypatch, capsys):
+    def alone():
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", alone)
+    assert main(["lens", "build", "--distributed"]) == 2
+    assert "finds no cluster here" in capsys.readouterr().err
 
 
 def test_where_one_process_fails_the_others_do_not_wait(monkeypatch):

@@ -98,7 +98,7 @@ def run(options: Any, *, say: Say) -> int:
     # Tracing makes millions of small objects that stay: looking for garbage among them takes a quarter of its time.
     gc.set_threshold(100_000, 20, 50)
     if options.distributed:
-        jax.distributed.initialize()
+        _join()
     given = {name: getattr(options, name, None) for name in Settings._fields}
     given["only"] = tuple(part.strip() for part in options.only.split(",")) if options.only else None
     given = {name: value for name, value in given.items() if value is not None}
@@ -114,6 +114,17 @@ def run(options: Any, *, say: Say) -> int:
 
         return serve(Served(folder, browser=True), say=say)
     return 0
+
+
+def _join() -> None:
+    """Find the other processes of the build."""
+    try:
+        jax.distributed.initialize()
+    except ValueError as error:
+        raise ValueError(
+            "--distributed finds no cluster here (Slurm, MPI, Kubernetes, TPU); elsewhere call "
+            "jax.distributed.initialize(address, count, index) and lens.build(…) in a program"
+        ) from error
 
 
 def _images(
