@@ -1,7 +1,7 @@
 // Two classes beside each other: of one atlas, or the same class of two models.
 "use strict";
 (() => {
-  const { h, short, percent, badge, colour, signed } = Lens;
+  const { h, short, percent, colour, signed } = Lens;
 
   const column = (atlas, one) =>
     h(
@@ -24,13 +24,7 @@
               "a",
               { href: `#/${atlas.id}/${one.id}/concepts/${k}`, style: { "--tint": colour(k) } },
               Lens.conceptImage(one, k),
-              h(
-                "span",
-                { class: "caption" },
-                badge(k),
-                h("span", { class: "label" }, Lens.conceptName(atlas, one, k)),
-                h("span", { class: "value" }, percent(concept.share)),
-              ),
+              Lens.caption(k, h("span", { class: "label" }, Lens.conceptName(atlas, one, k)), concept.share),
               h("span", {
                 class: "meter",
                 "aria-hidden": "true",
@@ -80,18 +74,15 @@
       { "aria-label": "Second class", onchange: () => go(other, pickClass.value) },
       second.classes.map((one) => h("option", { value: one.id, selected: one.id === b.id }, short(one.name))),
     );
-    return h(
-      "article",
-      { class: "page" },
-      h("p", { class: "eyebrow" }, h("a", { href: `#/${atlas.id}/${a.id}` }, short(a.name))),
-      h("h1", {}, "Side by side"),
-      h(
-        "p",
-        { class: "lead" },
-        atlas.id === second.id
-          ? "What two classes are recognised by: where they are confused, their concepts are alike."
-          : "What two models recognise the class by.",
-      ),
+    return Lens.page(
+      "Side by side",
+      {
+        within: h("a", { href: `#/${atlas.id}/${a.id}` }, short(a.name)),
+        lead:
+          atlas.id === second.id
+            ? "What two classes are recognised by: where they are confused, their concepts are alike."
+            : "What two models recognise the class by.",
+      },
       h(
         "div",
         { class: "actions" },

@@ -136,6 +136,41 @@ const Lens = (() => {
       children,
     );
 
+  /** A page: its heading, what it is part of, a sentence about it, and the rest. */
+  const page = (title, { within = null, lead = null, kind = "" }, ...children) =>
+    h(
+      "article",
+      { class: `page ${kind}`.trim() },
+      within && h("p", { class: "eyebrow" }, within),
+      h("h1", {}, title),
+      lead && h("p", { class: "lead" }, lead),
+      children,
+    );
+
+  const link = (atlas) => h("a", { href: `#/${atlas.id}` }, atlas.title);
+
+  /** A picture's name and number under it. */
+  const caption = (k, label, value) =>
+    h("span", { class: "caption" }, badge(k), label, h("span", { class: "value" }, percent(value)));
+
+  /** The most probable classes, `one` in bold. */
+  const guesses = (one, top, most) =>
+    h(
+      "ol",
+      { class: "top-of" },
+      top
+        .slice(0, most)
+        .map((guess) =>
+          h(
+            "li",
+            { class: guess.label === one.label ? "this" : "" },
+            h("span", { class: "meter", "aria-hidden": "true", style: { width: `${100 * guess.probability}%` } }),
+            h("span", {}, short(guess.name)),
+            h("span", { class: "value" }, percent(guess.probability)),
+          ),
+        ),
+    );
+
   return {
     h,
     s,
@@ -154,6 +189,10 @@ const Lens = (() => {
     columnsOf,
     download,
     section,
+    page,
+    link,
+    caption,
+    guesses,
     COLOURS,
   };
 })();

@@ -36,16 +36,14 @@
             onclick: () => onpick(k),
           },
           conceptImage(one, k),
-          h(
-            "span",
-            { class: "caption" },
-            badge(k),
+          Lens.caption(
+            k,
             h(
               "span",
               { class: `label${/^Concept \d+$/.test(Lens.conceptName(atlas, one, k)) ? " plain-name" : ""}` },
               Lens.conceptName(atlas, one, k),
             ),
-            h("span", { class: "value" }, percent(concept.share)),
+            concept.share,
           ),
         ),
       ),

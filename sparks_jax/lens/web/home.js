@@ -77,16 +77,13 @@
     sort(order in ORDERS ? order : "number");
     const { model, data } = atlas;
     const right = data.accuracy.value === null ? "" : ` It is right in ${percent(data.accuracy.value)} of them.`;
-    return h(
-      "article",
-      { class: "page home" },
-      h("p", { class: "eyebrow" }, "Atlas"),
-      h("h1", {}, atlas.title),
-      h(
-        "p",
-        { class: "lead" },
-        `What ${model.name} uses to recognise ${count(atlas.classes.length, "class", "classes")}, from ${count(data.num_images, "image")} of ${data.name}.${right}`,
-      ),
+    return Lens.page(
+      atlas.title,
+      {
+        kind: "home",
+        within: "Atlas",
+        lead: `What ${model.name} uses to recognise ${count(atlas.classes.length, "class", "classes")}, from ${count(data.num_images, "image")} of ${data.name}.${right}`,
+      },
       !atlas.finished &&
         h(
           "p",
@@ -139,11 +136,9 @@
   }
 
   const lensPage = (lens) =>
-    h(
-      "article",
-      { class: "page" },
-      h("h1", {}, "What a model uses to see"),
-      h("p", { class: "lead" }, "Each atlas is one network and the concepts that it recognises its classes by."),
+    Lens.page(
+      "What a model uses to see",
+      { lead: "Each atlas is one network and the concepts that it recognises its classes by." },
       h(
         "div",
         { class: "atlases" },

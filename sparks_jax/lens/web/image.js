@@ -171,21 +171,7 @@
           { class: subject.correct === 0 ? "wrong" : "soft" },
           subject.correct === 0 ? `Wrong: it is ${Lens.short(subject.truth)}` : "Right",
         ),
-      h(
-        "ol",
-        { class: "top-of" },
-        subject.top
-          .slice(0, 5)
-          .map((guess) =>
-            h(
-              "li",
-              { class: guess.label === one.label ? "this" : "" },
-              h("span", { class: "meter", "aria-hidden": "true", style: { width: `${100 * guess.probability}%` } }),
-              h("span", {}, Lens.short(guess.name)),
-              h("span", { class: "value" }, percent(guess.probability)),
-            ),
-          ),
-      ),
+      Lens.guesses(one, subject.top, 5),
     );
     const view = h(
       "div",

@@ -269,16 +269,12 @@
       }
     };
     document.addEventListener("paste", paste);
-    const page = h(
-      "article",
-      { class: "page" },
-      h("p", { class: "eyebrow" }, h("a", { href: `#/${atlas.id}` }, atlas.title)),
-      h("h1", {}, "Your photograph"),
-      h(
-        "p",
-        { class: "lead" },
-        `What ${atlas.model.name} sees in it, and by which concepts. It stays on the computer that runs Lens, in memory, and is forgotten.`,
-      ),
+    const page = Lens.page(
+      "Your photograph",
+      {
+        within: Lens.link(atlas),
+        lead: `What ${atlas.model.name} sees in it, and by which concepts. It stays on the computer that runs Lens, in memory, and is forgotten.`,
+      },
       drop,
       rivals.length > 0 &&
         h(

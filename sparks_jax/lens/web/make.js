@@ -31,15 +31,12 @@
         }),
       );
     draw();
-    return h(
-      "article",
-      { class: "page make" },
-      h("h1", {}, "An atlas of your own"),
-      h(
-        "p",
-        { class: "lead" },
-        "A model, and a folder with a folder of images for each class. The command below builds the atlas where it is run; this page shows it as it grows.",
-      ),
+    return Lens.page(
+      "An atlas of your own",
+      {
+        kind: "make",
+        lead: "A model, and a folder with a folder of images for each class. The command below builds the atlas where it is run; this page shows it as it grows.",
+      },
       h(
         "form",
         { class: "note", onsubmit: (event) => event.preventDefault() },

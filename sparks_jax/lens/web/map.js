@@ -5,12 +5,9 @@
 
   function mapPage(atlas, concepts, wanted) {
     if (!concepts)
-      return h(
-        "article",
-        { class: "page" },
-        h("h1", {}, "Map of all concepts"),
-        h("p", { class: "lead" }, "The map needs all classes, and is drawn when the atlas is finished."),
-      );
+      return Lens.page("Map of all concepts", {
+        lead: "The map needs all classes, and is drawn when the atlas is finished.",
+      });
     const { n, get } = concepts;
     const column = (c) => Float32Array.from({ length: n }, (_, row) => get(row, c));
     const kind = column(1);
@@ -61,13 +58,7 @@
       { n, x: column(2), y: column(3), kind },
       {
         label: `${n} concepts of ${atlas.classes.length} classes in a plane; the list of classes below has them all`,
-        onhover: (row, place) => {
-          tip.hidden = row < 0;
-          if (row >= 0) {
-            tip.textContent = nameOf(row);
-            Object.assign(tip.style, { left: `${place[0]}px`, top: `${place[1]}px` });
-          }
-        },
+        tip: nameOf,
         onselect: (rows) => {
           if (rows)
             side.replaceChildren(
@@ -85,8 +76,6 @@
         height: 640,
       },
     );
-    const tip = h("p", { class: "tip", hidden: true });
-    plane.append(tip);
     if (wanted >= 0 && wanted < n) {
       about(wanted);
       requestAnimationFrame(() => plane.lens.mark(wanted));
@@ -99,16 +88,12 @@
           "Each point is a concept of a class. Colour and shape are its rank there: the first is what the class is recognised by most. Click one, or draw a loop around several.",
         ),
       );
-    return h(
-      "article",
-      { class: "page" },
-      h("p", { class: "eyebrow" }, h("a", { href: `#/${atlas.id}` }, atlas.title)),
-      h("h1", {}, "Map of all concepts"),
-      h(
-        "p",
-        { class: "lead" },
-        "Near points are directions that are alike: a concept that several classes share lies between them.",
-      ),
+    return Lens.page(
+      "Map of all concepts",
+      {
+        within: Lens.link(atlas),
+        lead: "Near points are directions that are alike: a concept that several classes share lies between them.",
+      },
       Lens.planeTools(plane),
       h("div", { class: "split" }, plane, side),
     );

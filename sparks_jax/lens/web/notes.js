@@ -166,18 +166,14 @@
         Lens.say(error.message || "This is not a file of notes.");
       }
     };
-    return h(
-      "article",
-      { class: "page" },
-      h("p", { class: "eyebrow" }, h("a", { href: `#/${atlas.id}` }, atlas.title)),
-      h("h1", {}, "Your notes"),
-      h(
-        "p",
-        { class: "lead" },
-        ids.length
+    return Lens.page(
+      "Your notes",
+      {
+        within: Lens.link(atlas),
+        lead: ids.length
           ? `${Lens.count(ids.length, "concept")} named, tagged or commented. They are kept in this browser only.`
           : "Open a class, choose a concept, and give it a name, a tag or a note: they are listed here, and kept in this browser only.",
-      ),
+      },
       h(
         "div",
         { class: "actions" },

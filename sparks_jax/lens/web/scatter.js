@@ -32,13 +32,15 @@
   }
 
   /**
-   * A plane of points. points: {n, x, y, kind} with kind the number of a concept; `shown(row)` filters.
+   * A plane of points. points: {n, x, y, kind} with kind the number of a concept; tip(row) is shown above the one
+   * that is pointed at.
    * Drag moves, the wheel and two fingers zoom, with the lasso on a drag selects; arrows, + and − do the same.
    */
-  function scatter(points, { label, onhover, onselect, onpick, height = 460 }) {
+  function scatter(points, { label, tip: about, onselect, onpick, height = 460 }) {
     const canvas = h("canvas", { tabindex: 0, role: "img", "aria-label": label });
     const ring = h("canvas", { class: "over", "aria-hidden": "true" });
-    const box = h("div", { class: "plane" }, canvas, ring);
+    const tip = h("div", { class: "tip", hidden: true });
+    const box = h("div", { class: "plane" }, canvas, ring, tip);
     const view = { x: 0, y: 0, zoom: 1 };
     let [wide, high, scale] = [0, 0, 1],
       asked = 0,
@@ -320,7 +322,10 @@
       marked = row;
       canvas.style.cursor = row >= 0 ? "pointer" : "crosshair";
       overlay();
-      onhover(row, row >= 0 ? [screenX(points.x[row]), screenY(points.y[row])] : null);
+      tip.hidden = row < 0;
+      if (tip.hidden) return;
+      tip.replaceChildren(about(row));
+      Object.assign(tip.style, { left: `${screenX(points.x[row])}px`, top: `${screenY(points.y[row])}px` });
     }
 
     const watch = new ResizeObserver(resize);

@@ -57,8 +57,7 @@
   function strategiesSection(atlas, one, { chosen, first = null, onpick, onedit }) {
     const column = (name) => Float32Array.from({ length: one.n }, (_, row) => one.point(name, row));
     const points = { n: one.n, x: column("x"), y: column("y"), kind: column("concept") };
-    const side = h("aside", { class: "side" }),
-      tip = h("div", { class: "tip", hidden: true });
+    const side = h("aside", { class: "side" });
     const filter = { concept: null, wrong: false, label: null };
 
     function list(rows, title) {
@@ -82,8 +81,7 @@
 
     function about(row) {
       plane.lens.mark(row);
-      const label = one.point("label", row),
-        top = one.topOf(row);
+      const label = one.point("label", row);
       side.replaceChildren(
         h("h3", {}, one.nameOf(row)),
         tile(one, row, 132),
@@ -96,21 +94,7 @@
               ? "Right"
               : `Wrong: it is ${Lens.short(atlas.class_names[label])}`,
         ),
-        h(
-          "ol",
-          { class: "top-of" },
-          top
-            .slice(0, 3)
-            .map((guess) =>
-              h(
-                "li",
-                { class: guess.label === one.label ? "this" : "" },
-                h("span", { class: "meter", "aria-hidden": "true", style: { width: `${100 * guess.probability}%` } }),
-                h("span", {}, Lens.short(guess.name)),
-                h("span", { class: "value" }, percent(guess.probability)),
-              ),
-            ),
-        ),
+        Lens.guesses(one, one.topOf(row), 3),
         h("button", { class: "button", onclick: () => onedit(row) }, "Change its concepts"),
         h(
           "button",
@@ -154,17 +138,10 @@
     }
     const plane = Lens.scatter(points, {
       label: `${count(one.n, "image")} of ${Lens.short(one.name)} in a plane, those recognised by the same concepts together. Arrows move, plus and minus zoom; the groups are listed beside it.`,
-      onhover: (row, place) => {
-        tip.hidden = row < 0;
-        if (row >= 0) {
-          tip.replaceChildren(tile(one, row, 96));
-          Object.assign(tip.style, { left: `${place[0]}px`, top: `${place[1]}px` });
-        }
-      },
+      tip: (row) => tile(one, row, 96),
       onselect: (rows) => (rows ? list(rows, "Your selection") : everything()),
       onpick: about,
     });
-    plane.append(tip);
 
     const chips = h(
       "div",
