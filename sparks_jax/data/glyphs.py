@@ -17,8 +17,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+import sparks_jax.data.drawing as drawing
 from sparks_jax import stream
-from sparks_jax.data import drawing
 from sparks_jax.data.shapes import NAMES
 
 CLASSES = NAMES[:10]
