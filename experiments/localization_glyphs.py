@@ -9,8 +9,8 @@ no network, noise and the edges of the image, are the level to beat.
 Command:  python experiments/localization_glyphs.py [--smoke] [--out FOLDER]
           A killed run resumes. Writes tables (CSV, JSON, HTML), a record and a picture of the maps.
 Hardware: 2 CPU cores.
-Time:     some 40 minutes of CPU time on a busy machine, and an hour for the leaderboard of all methods, most of it
-          compilation; --smoke half a minute.
+Time:     some 40 minutes of CPU time on a busy machine, and most of an hour for the leaderboard of twelve methods
+          beside other work; --smoke half a minute.
 Expected: on the network that reads the glyph, maps above the level to beat; on the other, most of them on the tag.
 """
 

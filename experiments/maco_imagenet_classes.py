@@ -11,9 +11,9 @@ Command:  python experiments/maco_imagenet_classes.py [--smoke] [--models effici
           there is. Writes a picture (PNG, the opacity is its fourth channel) and the numbers (NPZ) of each class, a
           page of each network, with opacity and without, a table (CSV) and a record (JSON).
 Hardware: 2 CPU cores.
-Time:     a minute a class beside other work, half a minute at best; --smoke half a minute. SqueezeNet was run on ten.
+Time:     a minute or more a class beside other work; --smoke half a minute. SqueezeNet was run on ten.
 Expected: with 6 crops, 20 of 24 classes are Lite0's first guess, 12 are among SqueezeNet's first four and 5 its first;
-          of ten made for SqueezeNet, 5 are its own first guess, one Lite0's. Seed 0, jax 0.10.1.
+          of ten made for SqueezeNet, 4 are its own first guess, one Lite0's. Seed 0, jax 0.10.1.
 """
 
 import json

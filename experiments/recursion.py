@@ -189,21 +189,19 @@ def upsampled(codes: Any, size: tuple[int, int]) -> Any:
     return jax.vmap(jax.vmap(lambda u: bilinear(u, size), 2))(codes)
 
 
-def told(model: Any, images: Any, halved: np.ndarray) -> Any:
+def told(acts: Any, size: tuple[int, int], halved: np.ndarray) -> Any:
     """Maps of the direction that tells the halves best where it is told which is which: what the layer knows."""
-    acts, half = jax.jit(activations, static_argnums=2)(model, images, MIDDLE), len(images) // 2
-    cell = images.shape[1] // acts.shape[1]
+    half, cell = len(acts) // 2, size[0] // acts.shape[1]
     most = halved.reshape(*halved.shape[:2], -1, cell, acts.shape[2], cell).mean((3, 5)) > 0.5
     first, second = (np.asarray(acts[:half])[where[:half]] for where in most)
     direction = concepts.cav(jnp.asarray(first), jnp.asarray(second))
-    return upsampled(jnp.stack([acts @ direction, -acts @ direction], -1), images.shape[1:3])
+    return upsampled(jnp.stack([acts @ direction, -acts @ direction], -1), size)
 
 
-def by_chance(model: Any, images: Any, num: int) -> Any:
+def by_chance(acts: Any, size: tuple[int, int], num: int) -> Any:
     """Maps of random non-negative directions, as many as there are parts."""
-    acts = jax.jit(activations, static_argnums=2)(model, images, MIDDLE)
     random = np.random.default_rng(0).exponential(size=(num, acts.shape[-1])).astype(np.float32)
-    return upsampled(acts @ jnp.asarray(random).T, images.shape[1:3])
+    return upsampled(acts @ jnp.asarray(random).T, size)
 
 
 def taken_apart(config: Config, asked: Asked) -> tuple[list[dict[str, Any]], Any]:
@@ -214,7 +212,8 @@ def taken_apart(config: Config, asked: Asked) -> tuple[list[dict[str, Any]], Any
     k, agreement = best(np.asarray(maps), both, np.ones_like(both))
     rows: list[dict[str, Any]] = [{"halves": " / ".join(names), "parts": "the concept before", "both": agreement}]
     runs = {how: parts(model, images, of_class, found, k, how, config.parts) for how in (ZOOMED, IN_PLACE)}
-    runs |= {TOLD: (told(model, images, halved), ""), CHANCE: (by_chance(model, images, config.parts), "")}
+    acts, size = jax.jit(activations, static_argnums=2)(model, images, MIDDLE), images.shape[1:3]
+    runs |= {TOLD: (told(acts, size, halved), ""), CHANCE: (by_chance(acts, size, config.parts), "")}
     for how, (maps, explained) in runs.items():
         (i, first), (j, second) = (best(np.asarray(maps), half, both) for half in halved)
         row = {"halves": rows[0]["halves"], "parts": how, "both": "", "first half": first, "second half": second}
