@@ -24,7 +24,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture(autouse=True, scope="module")
 def few_programs():
-    """Forgets the compiled programs of a worker that holds many: each is mapped pages, and Linux allows 65,530 mappings."""
+    """Forgets the compiled programs of a worker that holds many: each maps pages, and Linux allows 65,530 mappings."""
     yield
     mappings = Path("/proc/self/maps")
     if mappings.exists() and mappings.read_text().count("\n") > 15_000:
