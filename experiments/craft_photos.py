@@ -249,7 +249,7 @@ def page(config: Config, bundle: bundled.Bundle, group: Group, views: Views, fit
         group.images[i], {name: maps[k] for name, k in names.items()},
         [examples(found.codes[i, :, k], views, group.images, config.examples) for k in order],
         [(shares[k], lows[k], highs[k]) for k in order],
-        title=f"{title}: logit {found.score[i, 0]:.1f}, of which {found.explained[i, 0]:.1f} is explained",
+        title=f"{title}: logit {found.score[i, 0]:.1f}, concepts alone {found.explained[i, 0]:.1f}",
         label="share of what the concepts say",
     )  # fmt: skip
 

@@ -23,6 +23,8 @@ FIRST, SECOND = ("ring", "star"), ("cross", "heart")
 SHAPES = FIRST + SECOND
 HALVES = tuple((first, second) for first in FIRST for second in SECOND)  # of each class
 CLASSES = tuple("-".join(names) for names in HALVES)
+_HALVES = tuple(tuple(SHAPES.index(name) for name in names) for names in HALVES)
+_TABLE = tuple(NAMES.index(name) for name in SHAPES)  # where `SHAPES` are among all shapes
 
 RADIUS = (0.09, 0.12)  # of a shape, in sides of the image, or smaller where there is no room
 
@@ -112,18 +114,8 @@ def pair(key: PRNGKeyArray, label: int | Int[Array, ""], *, size: int = 64, num_
     centres = jnp.concatenate([jnp.stack([centres[0] + way, centres[0] - way]), centres[1:]])
     radii = jnp.concatenate([jnp.full(2, radii[0] / 2 - 0.5 / size), radii[1:]])
     draw = partial(drawing.shape_on, lightness=lightness, size=size)
-    looks, shapes = jnp.concatenate([u_looks[:1], u_looks]), jnp.concatenate([jnp.array(_halves())[label], kinds])
-    cover, paint = jax.vmap(draw)(looks, jnp.array(_table())[shapes], size * centres, size * radii)
+    looks, shapes = jnp.concatenate([u_looks[:1], u_looks]), jnp.concatenate([jnp.array(_HALVES)[label], kinds])
+    cover, paint = jax.vmap(draw)(looks, jnp.array(_TABLE)[shapes], size * centres, size * radii)
     image = (1 - cover.sum(0))[..., None] * canvas + paint.sum(0)
     masks = cover > 0
     return Pairs(jnp.clip(image, 0, 1), jnp.asarray(label), masks[:2], masks[2:], kinds)
-
-
-def _halves() -> list[list[int]]:
-    """Of each class, indices in `SHAPES`."""
-    return [[SHAPES.index(name) for name in names] for names in HALVES]
-
-
-def _table() -> list[int]:
-    """Where `SHAPES` are among all shapes."""
-    return [NAMES.index(name) for name in SHAPES]
