@@ -227,6 +227,23 @@ def test_a_pasted_picture_is_explained_and_another_file_is_refused(live, root, t
     live.complaints[:] = [text for text in live.complaints if "415" not in text]  # the browser's own line about it
 
 
+def test_the_camera_is_off_once_its_page_is_left(live):
+    page = live.go("synthetic/photo")
+    page.evaluate(
+        """() => {
+          window.camera = Object.assign(document.createElement("canvas"), { width: 8, height: 8 }).captureStream();
+          navigator.mediaDevices.getUserMedia = async () => window.camera;
+        }"""
+    )
+    page.get_by_role("button", name="Camera").click()
+    page.wait_for_selector(".camera video")
+    states = "() => window.camera.getTracks().map((track) => track.readyState)"
+    assert page.evaluate(states) == ["live"]
+    page.evaluate("location.hash = '#/synthetic'")
+    page.wait_for_selector(".camera", state="detached")
+    assert page.evaluate(states) == ["ended"]
+
+
 def test_a_concept_is_visualized_while_one_watches(live):
     page = live.go("synthetic/0004/concepts/1")
     page.get_by_role("button", name="Watch it being made").click()

@@ -3,8 +3,10 @@
 (() => {
   const { h, number, signed, percent, badge, short } = Lens;
 
+  const EXACT = "Exact: the rest of the network is affine.";
+
   /** Sliders for one image. logitsOf(removed) → logits of the rivals, now or as a promise. */
-  function editor(atlas, one, { row, title, logitsOf, importances, present, exact }) {
+  function editor(atlas, one, { row, title, logitsOf, importances, present, how }) {
     const removed = new Array(one.k).fill(0);
     const before = one.rivals.map((_, j) => logitsOf.before[j]);
     const lines = h("ul", { class: "logits", "aria-live": "off" }),
@@ -110,13 +112,7 @@
         "div",
         {},
         h("h3", {}, title),
-        h(
-          "p",
-          { class: "small" },
-          exact
-            ? "Exact: the rest of the network is affine."
-            : "To first order: the rest of the network is not affine.",
-        ),
+        h("p", { class: "small" }, how),
         sliders,
         h(
           "div",
@@ -184,7 +180,7 @@
           row,
           title: one.nameOf(row),
           logitsOf,
-          exact: one.importance.exact,
+          how: one.importance.exact ? EXACT : "To first order: the rest of the network is not affine.",
           importances: Array.from({ length: one.k }, (_, k) => one.importanceOf(row, k)),
           present: Array.from({ length: one.k }, (_, k) => one.amountOf(row, k)),
         }),
@@ -202,5 +198,5 @@
     return section;
   }
 
-  Object.assign(Lens, { editor, editSection });
+  Object.assign(Lens, { editor, editSection, EXACT });
 })();

@@ -188,7 +188,10 @@
           bar.setAttribute("aria-pressed", String(Number(bar.dataset.k) === to));
       },
     };
-    document.addEventListener("lens-theme", draw);
+    document.addEventListener("lens-theme", function again() {
+      if (view.isConnected) draw();
+      else document.removeEventListener("lens-theme", again);
+    });
     return view;
   }
 

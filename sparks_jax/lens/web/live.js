@@ -159,7 +159,9 @@
             row: 0,
             title: subject.title,
             logitsOf: logitsFor(atlas, got),
-            exact: true,
+            how: atlas.model.affine_head
+              ? Lens.EXACT
+              : "Logits are the network’s own; the smallest removals and the curve are to first order.",
             importances: found.importances,
             present: found.amounts,
           },
@@ -171,6 +173,7 @@
   async function photoPage(lens, atlas) {
     const holder = h("div", { class: "holder", "aria-live": "polite" });
     const rivals = lens.atlases.filter((one) => one.id !== atlas.id && Lens.live.atlases[one.id]?.live);
+    const left = new AbortController(); // the page
     let second = null,
       stop = new AbortController();
 
@@ -237,7 +240,7 @@
       class: "hide",
       onchange: () => take(file.files[0], file.files[0]?.name),
     });
-    const camera = h("button", { class: "button", onclick: () => webcam(take, drop) }, "Camera");
+    const camera = h("button", { class: "button", onclick: () => webcam(take, drop, left.signal) }, "Camera");
     const drop = h(
       "div",
       {
@@ -299,6 +302,7 @@
       release: () => {
         document.removeEventListener("paste", paste);
         stop.abort();
+        left.abort();
       },
     };
     if (held.blob) {
@@ -308,7 +312,8 @@
     return page;
   }
 
-  async function webcam(take, place) {
+  /** What the camera sees, until it is taken or closed, or the page is left. */
+  async function webcam(take, place, left) {
     let stream = null;
     try {
       stream = await navigator.mediaDevices.getUserMedia({ video: true });
@@ -346,6 +351,8 @@
       ),
     );
     place.append(box);
+    if (left.aborted) stop();
+    else left.addEventListener("abort", stop);
   }
 
   Object.assign(Lens, { startLive, photoPage, ask, query });
