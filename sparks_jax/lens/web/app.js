@@ -218,6 +218,7 @@
       Lens.say(title);
     } catch (error) {
       if (mine !== turn) return;
+      page?.lens?.release?.();
       page = null;
       drawn = "";
       if (lens) head(lens); // the way on, from a link that leads nowhere

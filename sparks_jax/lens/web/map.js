@@ -14,15 +14,18 @@
     const classOf = (row) => atlas.classes[get(row, 0)];
     const nameOf = (row) => `${short(classOf(row).name)}, concept ${get(row, 1) + 1}`;
     const side = h("aside", { class: "side", "aria-live": "polite" });
+    let asked = -1;
 
     const about = async (row) => {
       const entry = classOf(row);
+      asked = row;
       side.replaceChildren(
         h("h2", {}, nameOf(row)),
         h("p", { class: "soft" }, `${percent(get(row, 4))} of what concepts add`),
         h("div", { class: "wait" }),
       );
       const one = await Lens.readClass(atlas, entry);
+      if (asked !== row) return; // another point was chosen meanwhile
       const like = concepts.similarTo(row);
       side.replaceChildren(
         h("h2", {}, short(entry.name), ": ", Lens.conceptName(atlas, one, get(row, 1))),
@@ -60,17 +63,18 @@
         label: `${n} concepts of ${atlas.classes.length} classes in a plane; the list of classes below has them all`,
         tip: nameOf,
         onselect: (rows) => {
-          if (rows)
-            side.replaceChildren(
-              h("h2", {}, Lens.count(rows.length, "concept")),
-              h(
-                "ul",
-                { class: "plain" },
-                rows
-                  .slice(0, 60)
-                  .map((row) => h("li", {}, h("button", { class: "link", onclick: () => about(row) }, nameOf(row)))),
-              ),
-            );
+          if (!rows) return;
+          asked = -1;
+          side.replaceChildren(
+            h("h2", {}, Lens.count(rows.length, "concept")),
+            h(
+              "ul",
+              { class: "plain" },
+              rows
+                .slice(0, 60)
+                .map((row) => h("li", {}, h("button", { class: "link", onclick: () => about(row) }, nameOf(row)))),
+            ),
+          );
         },
         onpick: about,
         height: 640,
@@ -88,7 +92,7 @@
           "Each point is a concept of a class. Colour and shape are its rank there: the first is what the class is recognised by most. Click one, or draw a loop around several.",
         ),
       );
-    return Lens.page(
+    const page = Lens.page(
       "Map of all concepts",
       {
         within: Lens.link(atlas),
@@ -97,6 +101,8 @@
       Lens.planeTools(plane),
       h("div", { class: "split" }, plane, side),
     );
+    page.lens = { release: plane.lens.release };
+    return page;
   }
 
   /** Buttons of a plane, for those who have no wheel. */
