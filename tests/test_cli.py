@@ -254,6 +254,12 @@ def test_a_bad_picture_is_named_and_the_run_goes_on(cat, capsys):
     assert "Traceback" not in said
 
 
+def test_a_smoke_run_says_which_pictures_it_takes(cat, dog, capsys):
+    assert explain(cat, dog, "gone.png", "--label", "1", "--smoke", *QUICK) == 0
+    assert "--smoke takes the first 2 of 3 pictures" in capsys.readouterr().err
+    assert [p["name"] for p in record()["pictures"]] == ["cat", "dog"]
+
+
 def test_nothing_to_explain_writes_nothing(capsys):
     assert explain("gone.png", *QUICK) == 1
     assert "nothing was explained" in capsys.readouterr().err

@@ -99,16 +99,16 @@ def run(settings: Settings, *, say: Say, started: float | None = None) -> int:
     """
     started = time.perf_counter() if started is None else started
     methods = choose(settings.methods)
-    sources = find(settings.images, SMOKE_PICTURES if settings.smoke else None)
+    sources = sources_of(settings.images, smoke=settings.smoke)
     outputs.check(settings.out, force=settings.force)
     network = load_network(settings.model, weights=settings.weights, classes=settings.classes, size=settings.size)
-    labels = labels_asked(settings.labels, network, len(sources))
-    summary = _begin(settings, network, methods, len(sources))
+    asked = labelled(sources, settings.labels, network, say, smoke=settings.smoke)
+    summary = _begin(settings, network, methods, len(asked))
     saw = _concepts_of(settings, network, summary) if settings.concepts or settings.data or settings.visualize else None
     files: list[str] = []
     try:
-        with _progress(len(sources) * (len(methods) + (saw is not None)), settings.quiet) as tick:
-            for block in _blocks(list(zip(sources, labels, strict=True))):
+        with _progress(len(asked) * (len(methods) + (saw is not None)), settings.quiet) as tick:
+            for block in _blocks(asked):
                 results = _explain_block(summary, block, settings, tick)
                 if saw is not None:
                     results = [_with_concepts(summary, result, saw, tick) for result in results]
@@ -124,6 +124,22 @@ def run(settings: Settings, *, say: Say, started: float | None = None) -> int:
 
 
 # --- before -----------------------------------------------------------------------------------------------
+
+
+def sources_of(arguments: Sequence[str], *, smoke: bool) -> list[Source]:
+    """The pictures that were named, all of them; the photographs at hand where none was, of a smoke run the first."""
+    return find(arguments, SMOKE_PICTURES if smoke and not arguments else None)
+
+
+def labelled(
+    sources: list[Source], labels: Sequence[str], network: Network, say: Say, *, smoke: bool
+) -> list[tuple[Source, int | None]]:
+    """Each picture with the class to explain in it, None for the predicted one; a smoke run says that it takes few."""
+    asked = list(zip(sources, labels_asked(labels, network, len(sources)), strict=True))
+    if not smoke or len(asked) <= SMOKE_PICTURES:
+        return asked
+    say(f"--smoke takes the first {SMOKE_PICTURES} of {len(asked)} pictures")
+    return asked[:SMOKE_PICTURES]
 
 
 def _begin(settings: Settings, network: Network, methods: dict[str, Method], asked: int) -> Summary:

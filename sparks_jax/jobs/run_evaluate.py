@@ -10,9 +10,9 @@ import numpy as np
 from sparks_jax.jobs import measures, methods
 from sparks_jax.jobs.evaluate import choose_metrics, evaluate
 from sparks_jax.jobs.measure import reads
-from sparks_jax.jobs.network import labels_asked, load_network, traced_once
-from sparks_jax.jobs.pictures import Picture, Source, find, read
-from sparks_jax.jobs.run import SMOKE_PICTURES, mesh_of_all
+from sparks_jax.jobs.network import load_network, traced_once
+from sparks_jax.jobs.pictures import Picture, Source, read
+from sparks_jax.jobs.run import labelled, mesh_of_all, sources_of
 from sparks_jax.jobs.store import CSV, PAGE
 from sparks_jax.jobs.table import Table
 
@@ -77,12 +77,12 @@ def run(settings: Settings, *, say: Say) -> int:
                 f"{name} compares maps with a known truth, which pictures do not have; give masks to "
                 "sparks_jax.evaluate, as experiments/localization_glyphs.py does"
             )
-    sources = find(settings.images, SMOKE_PICTURES if settings.smoke else None)
+    sources = sources_of(settings.images, smoke=settings.smoke)
     network = load_network(settings.model, weights=settings.weights, classes=settings.classes, size=settings.size)
-    asked = labels_asked(settings.labels, network, len(sources))
+    asked = labelled(sources, settings.labels, network, say, smoke=settings.smoke)
     read_ones = [
         (picture, label)
-        for source, label in zip(sources, asked, strict=True)
+        for source, label in asked
         if (picture := _read(source, network.size, network.prepare, say)) is not None
     ]
     if not read_ones:
@@ -99,7 +99,7 @@ def run(settings: Settings, *, say: Say) -> int:
         out=settings.out, force=settings.force,
     )  # fmt: skip
     _report(table, settings.out)
-    return int(len(read_ones) < len(sources) or len(table.makings) < len(table.methods))
+    return int(len(read_ones) < len(asked) or len(table.makings) < len(table.methods))
 
 
 def _read(source: Source, size: int, prepare: Callable[[np.ndarray, int], np.ndarray], say: Say) -> Picture | None:
