@@ -157,6 +157,19 @@ def test_activations_are_isometries():
         activations.group_sort(x, 4)
 
 
+def test_the_derivative_of_a_sort_does_not_compare_what_was_computed_twice(key):
+    """A blend is computed again where the derivative needs it, and rounded in another way: none of it may be NaN."""
+    keys = jax.random.split(key, 3)
+    kernel, others = jax.random.normal(keys[0], (4, 10)), jax.random.normal(keys[1], (64, 1, 4))
+
+    def height(share, x):
+        share = jax.nn.sigmoid(share)
+        return activations.group_sort(share * (x @ kernel) + (1 - share) * (x @ kernel[::-1])).sum()
+
+    slopes = jax.jit(jax.vmap(jax.grad(height)))(jax.random.normal(keys[2], (64,)), others)
+    assert jnp.isfinite(slopes).all()
+
+
 def test_householder_is_continuous():
     """Across the line of the mirror, by steps of 1e-3: ratios of distances never exceed 1."""
     t = jnp.linspace(0, 2 * jnp.pi, 6001)

@@ -10,10 +10,6 @@ from jax.sharding import Mesh
 
 from experiments import lipschitz_cifar10, lipschitz_imagenet
 
-# As users compile them: without optimisation XLA:CPU makes NaN of the gradient of the network for ImageNet, though each
-# of its layers and the loss have finite ones, compiled so and alone. Why is not known.
-pytestmark = pytest.mark.usefixtures("optimized_module")
-
 
 @pytest.mark.parametrize("pipeline", [lipschitz_cifar10, lipschitz_imagenet], ids=["cifar10", "imagenet"])
 def test_an_interrupted_run_ends_where_the_other_does(pipeline, tmp_path, capsys):
