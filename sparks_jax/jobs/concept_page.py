@@ -69,7 +69,8 @@ def _legend(seen: Seen) -> str:
         parts.append(f"{len(seen.values) - SHOWN} further concepts matter less and lie in maps.npz")
     if len(seen.pictured):
         parts.append(
-            "the last picture of each was made from noise, so that the network finds much of the concept in it"
+            "under the map, an image made from noise so that the network finds much of the concept in it, faded where it "
+            "does not look"
         )
     if seen.dead:
         parts.append(f"{seen.dead} of them {'are' if seen.dead > 1 else 'is'} dead: no crop has any of it")
@@ -82,11 +83,10 @@ def _row(seen: Seen, picture: Picture, place: int, ends: tuple[float, float], dr
     crops = "".join(draw(pixels, f"Example {i + 1} of {name}") for i, pixels in enumerate(seen.examples[place]))
     empty = "" if seen.examples[place] else "<p>No crop has any of it.</p>"
     if place < len(seen.pictured):
-        crops += draw(seen.pictured[place], f"What has most of {name}, made from noise", "PNG")
-    kind = "crops made" if len(seen.pictured) else "crops"
+        where += draw(seen.pictured[place], f"What has most of {name}, made from noise", "PNG")
     return (
         f"<li><figure>{where}</figure><div><h4>{name}<span>{_number(seen.values[place], sign=True)}</span></h4>"
-        f'{_bar(seen, place, ends)}<div class="{kind}">{crops}{empty}</div></div></li>'
+        f'{_bar(seen, place, ends)}<div class="crops">{crops}{empty}</div></div></li>'
     )
 
 
