@@ -69,8 +69,8 @@ def _legend(seen: Seen) -> str:
         parts.append(f"{len(seen.values) - SHOWN} further concepts matter less and lie in maps.npz")
     if len(seen.pictured):
         parts.append(
-            "under the map, an image made from noise so that the network finds much of the concept in it, faded where it "
-            "does not look"
+            "under the map, an image made from noise so that the network finds much of the concept in it, faded where "
+            "it does not look"
         )
     if seen.dead:
         parts.append(f"{seen.dead} of them {'are' if seen.dead > 1 else 'is'} dead: no crop has any of it")
