@@ -40,7 +40,7 @@ class Config:
     repeats: int = 5  # the best of which counts
     seed: int = 0
     methods: tuple[str, ...] = ()  # none: all
-    measured: int = 100  # images of the run of deletion and insertion over a data set
+    measured: int = 100  # images of the run of deletion and insertion over a data set; 0: no such run
     smoke: bool = False
 
 
@@ -136,7 +136,7 @@ def main(config: Config) -> dict[str, float]:
         ratios[method.__name__] = whole / count / each[size]
         times = f"{1e3 * whole / count:>9.2f}{1e3 * each[size]:>9.2f}{size:>6}"
         print(f"{method.__name__:22}{count:>12}{times}{ratios[method.__name__]:>7.2f}", flush=True)
-    for metric in (deletion, insertion):
+    for metric in (deletion, insertion) if config.measured else ():
         took = over_images(metric, model, alone[False], config)
         name = f"{metric.__name__} of {config.measured} images"
         ratios[name] = took["whole"] / took["bare"]
