@@ -12,8 +12,8 @@ Command:  python experiments/maco_concepts.py [--smoke] [--photographs coffee ch
           A killed run resumes; Ctrl-C draws what there is. Writes tables (CSV), a record (JSON), and of each photograph
           a picture (PNG): a row for each concept, its best crop, and what was made of it in the three ways.
 Hardware: 2 CPU cores.
-Time:     not yet run in full; --smoke under a minute.
-Expected: the claim; the figures are not measured yet.
+Time:     not yet run in full, 4 minutes a concept at least; --smoke under a minute.
+Expected: the claim. In three concepts of one photograph: shares of the codes 0.52 to 0.75, along the direction 0.26 to 0.60.
 """
 
 import json
