@@ -12,8 +12,9 @@ Command:  python experiments/maco_concepts.py [--smoke] [--photographs coffee ch
           A killed run resumes; Ctrl-C draws what there is. Writes tables (CSV), a record (JSON), and of each photograph
           a picture (PNG): a row for each concept, its best crop, and what was made of it in the three ways.
 Hardware: 2 CPU cores.
-Time:     not yet run in full, 4 minutes a concept at least; --smoke under a minute.
-Expected: the claim. In three concepts of one photograph: shares of the codes 0.52 to 0.75, along the direction 0.26 to 0.60.
+Time:     not yet run in full; some 5 minutes a concept on a busy machine; --smoke under a minute.
+Expected: the claim. Of three concepts of one photograph the shares of the codes are 0.52 to 0.75 by their coefficients,
+          0.26 to 0.60 along their directions: too few to say.
 """
 
 import json
