@@ -1,4 +1,4 @@
-"""Claim: a concept is seen best through its own coefficient, which the other concepts compete for. To be tested.
+"""Claim: a concept is seen best through its own coefficient, which the other concepts compete for.
 
 CRAFT gives the concepts of a photograph; MACO shows each of the most important in three ways: along its direction in
 activation space, dot × cosine^p, as is usual; through its coefficient in the non-negative least squares that CRAFT
@@ -12,9 +12,9 @@ Command:  python experiments/maco_concepts.py [--smoke] [--photographs coffee ch
           A killed run resumes; Ctrl-C draws what there is. Writes tables (CSV), a record (JSON), and of each photograph
           a picture (PNG): a row for each concept, its best crop, and what was made of it in the three ways.
 Hardware: 2 CPU cores.
-Time:     not yet run in full; some 5 minutes a concept on a busy machine; --smoke under a minute.
-Expected: the claim. Of three concepts of one photograph the shares of the codes are 0.52 to 0.75 by their coefficients,
-          0.26 to 0.60 along their directions: too few to say.
+Time:     some 5 minutes a concept on a busy machine; --smoke under a minute.
+Expected: the claim. Of four concepts of `--photographs coffee` the shares of the codes are 0.73 by their coefficients
+          and 0.47 along their directions: by 0.26 [0.15, 0.34] more.
 """
 
 import json
