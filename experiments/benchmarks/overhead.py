@@ -6,7 +6,8 @@ in turns with the method in the same process. Compilation is not counted.
 
 Command:  python experiments/benchmarks/overhead.py [--smoke] [--model squeezenet] [--chunk 4]
 Hardware: 2 CPU cores.
-Time:     4 minutes; --smoke half a minute.
+Time:     4 minutes for the methods; a metric over 100 images, 5 minutes for every two repeats (--measured 0: none);
+          --smoke half a minute.
 Expected: Sobol', RISE, occlusion, integrated gradients, SmoothGrad <= 1.10 (the README has the numbers measured).
 """
 
