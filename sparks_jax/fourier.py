@@ -89,10 +89,12 @@ def phase_to_image(
         optimization, arXiv:2306.06805.
     """
     _check(magnitude.shape[:2], size)
-    sign = jnp.asarray(_sign(size), phase.dtype)[:, :, None]
-    mirror = lambda x: jnp.roll(x[::-1], 1, axis=0)
-    magnitude = jnp.where(sign < 0, mirror(magnitude), magnitude)
-    phase = sign * jnp.where(sign < 0, mirror(phase), phase)
+    columns, sign = _shared(size)
+    mirrored = lambda x: jnp.where(sign < 0, jnp.roll(x[::-1], 1, axis=0), x)
+    # Only these columns are touched: a rule over the whole half spectrum would be computed anew for each moment of the
+    # optimizer that its gradient enters.
+    magnitude = magnitude.at[:, columns].set(mirrored(magnitude[:, columns]))
+    phase = phase.at[:, columns].set(sign * mirrored(phase[:, columns]))
     return image(jax.lax.complex(magnitude * jnp.cos(phase), magnitude * jnp.sin(phase)), size)
 
 
@@ -187,14 +189,15 @@ def _mixed(image: Image, matrix: Float[Array, "c c"]) -> Image:
     return jnp.stack(columns, -1)
 
 
-def _sign(size: tuple[int, int]) -> Float[np.ndarray, "h w_half"]:
-    """How each phase enters: 1 freely, 0 where a bin is its own mirror, -1 where its mirror decides."""
+def _shared(size: tuple[int, int]) -> tuple[np.ndarray, Float[np.ndarray, "h 1 1"]]:
+    """The columns that hold bins and their mirrors, and how a phase enters there.
+
+    1 freely, 0 where a bin is its own mirror, -1 where its mirror decides.
+    """
     height, width = size
-    sign = np.ones((height, width // 2 + 1), np.float32)
     row = np.arange(height)
-    shared = np.where(2 * row > height, -1, np.where((row == 0) | (2 * row == height), 0, 1))
-    sign[:, [0] if width % 2 else [0, width // 2]] = shared[:, None]
-    return sign
+    sign = np.where(2 * row > height, -1, np.where((row == 0) | (2 * row == height), 0, 1))
+    return np.array([0] if width % 2 else [0, width // 2]), sign.astype(np.float32)[:, None, None]
 
 
 def _check(half: tuple[int, ...], size: tuple[int, int]) -> None:
