@@ -12,6 +12,7 @@ from flax import nnx
 
 from sparks_jax.data.natural import photographs
 from sparks_jax.models import bundled, efficientnet, squeezenet
+from sparks_jax.models.inputs import check_images
 from sparks_jax.models.weights import fill, leaves, read_state_dict
 
 evaluate = jax.jit(lambda model, images: model(images))
@@ -346,3 +347,24 @@ def test_prepared_from_one_pixel():
 def test_pixels_outside_the_unit_interval_are_refused():
     with pytest.raises(ValueError, match=r"expected \[0, 1\] or uint8"):
         bundled.prepare(np.full((4, 4, 3), 255.0), 4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "advice"),
+    [
+        ((65, 46, 3), r"images\[None\]"),
+        ((1, 3, 65, 46), "transpose"),
+        ((1, 65, 46, 1), "repeat"),
+        ((65, 46), r"expected a batch \(b, h, w, 3\)$"),
+    ],
+)
+def test_what_is_not_a_batch_of_images_is_refused(shape, advice):
+    """A convolution takes one image without a word: the logits have another shape then."""
+    with pytest.raises(ValueError, match=advice):
+        check_images(jnp.ones(shape), 3, "network")
+
+
+def test_grey_images_are_not_taken_for_rgb():
+    """The mean of each channel would make three of one."""
+    with pytest.raises(ValueError, match="repeat"):
+        bundled.load("glyphs").model(jnp.ones((1, 64, 64, 1)))

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from sparks_jax.models.conv import PointwiseConv
 from sparks_jax.models.depthwise import DepthwiseConv, patches
+from sparks_jax.models.inputs import check_images
 
 # Filter size, stride of the first block, expansion, features, blocks: Tan & Le (2019), table 1.
 STAGES = (
@@ -61,6 +62,7 @@ class EfficientNetLite0(nnx.Module):
     def features(self, images: Float[Array, "b h w 3"], stage: int = LAST) -> Float[Array, "b gh gw d"]:
         """Activations after a stage: 0 the stem, 1 to 7 the stages, 8 the last grid, 1280 numbers from 0 to 6."""
         _check(stage)
+        check_images(images, 3, "efficientnet_lite0")
         x = patches((255 * images - 127) / 128, size=3, stride=2)
         return self._between(0, stage, relu6(_normalized(self.stem_bn, self.stem(x))))
 

@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from sparks_jax.models.conv import Conv
+from sparks_jax.models.inputs import check_images
 from sparks_jax.models.normalize import Normalized
 from sparks_jax.models.resnet import BasicBlock
 
@@ -42,6 +43,7 @@ class GlyphNet(nnx.Module):
 
     def features(self, images: Float[Array, "b h w c"], stage: int | None = None) -> Float[Array, "b gh gw d"]:
         """Activations after a stage, the last by default, none negative; 0 is the stem before them."""
+        check_images(images, self.conv1.kernel.shape[2], "glyphnet")
         x = nnx.relu(self.bn1(self.conv1(images)))
         for block in self.stages[: self._index(stage)]:
             x = block(x)

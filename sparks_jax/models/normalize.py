@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from sparks_jax.models.inputs import check_images
+
 # Channel statistics of the ImageNet training images, RGB in [0, 1]: those of torchvision and most of timm.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -41,5 +43,7 @@ class Normalized(nnx.Module):
         return self.model.head(activations, *args, **kwargs)
 
     def _normalize(self, images):
+        channels = images.shape[-1] if len(self.mean) == 1 else len(self.mean)  # one mean is that of all
+        check_images(images, channels, "Normalized")
         mean, std = (jnp.asarray(value, images.dtype)[None, None, None] for value in (self.mean, self.std))
         return (images - mean) / std

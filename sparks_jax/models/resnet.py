@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from sparks_jax.models.conv import Conv, PointwiseConv
+from sparks_jax.models.inputs import check_images
 
 # Depth -> (blocks in each of the four stages, whether they are bottlenecks): He et al. (2016), table 1.
 DEPTHS = {
@@ -62,6 +63,7 @@ class ResNet(nnx.Module):
     def features(self, images: Float[Array, "b h w c"], stage: int = 4) -> Float[Array, "b gh gw d"]:
         """Activations after a stage, 1 to 4, none negative; 0 is the stem before them."""
         _check(stage)
+        check_images(images, self.conv1.kernel.shape[2], "resnet")
         x = max_pool(nnx.relu(_normalized(self.bn1, self.conv1(images))))
         return self._between(0, stage, x)
 

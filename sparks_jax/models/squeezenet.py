@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from sparks_jax.models.conv import Conv, PointwiseConv
+from sparks_jax.models.inputs import check_images
 
 # Squeezed and expanded channels of the modules fire2 ... fire9, and those that a pooling precedes: Iandola et al.
 # (2016), with the changes of version 1.1.
@@ -49,6 +50,7 @@ class SqueezeNet(nnx.Module):
     def features(self, images: Float[Array, "b h w 3"], stage: int = LAST) -> Float[Array, "b gh gw d"]:
         """Activations after a module, none negative: 1 the convolution, 2 to 9 the modules fire2 to fire9."""
         _check(stage)
+        check_images(images, 3, "squeezenet")
         x = 255 * images - jnp.asarray(MEAN_RGB, images.dtype)[None, None, None]
         return self._between(1, stage, nnx.relu(self.conv1(x[..., ::-1])))
 
