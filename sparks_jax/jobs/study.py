@@ -107,7 +107,9 @@ def read_answers(study: Study, places: Iterable[Path | str]) -> list[Response]:
     for path in paths:
         try:
             found.append(read_response(study, json.loads(path.read_text(encoding="utf-8"))))
-        except ValueError as error:  # JSON's own are among them
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            wrong.append(f"{path}: this is no JSON, or is cut off ({error})")
+        except ValueError as error:
             wrong.append(f"{path}: {error}")
     if wrong:
         raise ValueError(
