@@ -23,8 +23,8 @@ def check(folder: Path, *, force: bool) -> None:
         raise NotADirectoryError(f"{folder} is a file, expected a folder for the results; choose another --out")
     if not force and folder.is_dir() and any(folder.iterdir()):
         raise FileExistsError(
-            f"the folder {folder} is not empty; --force (in Python force=True) replaces an earlier run there, --out writes "
-            "elsewhere"
+            f"the folder {folder} is not empty; --force (in Python force=True) replaces an earlier run there, "
+            "--out writes elsewhere"
         )
 
 
