@@ -409,6 +409,20 @@ def test_export_refuses_what_would_spoil_a_study(study, folder, tmp_path):
     assert not (tmp_path / "leaks").exists()
 
 
+def test_export_refuses_what_could_not_be_shown_as_it_is(study, tmp_path):
+    broken = MAPS.copy()
+    broken[study.sessions[0].examples[0].image] = np.nan
+    for images, given, message in (
+        (255 * IMAGES, {CONTROL: MAPS, "rise": MAPS}, r"expected pixels in \[0, 1\]"),
+        (IMAGES, {CONTROL: MAPS, "rise": MAPS[:2]}, "has 2 explanations, expected one for each image"),
+        (IMAGES, {CONTROL: MAPS, "rise": broken}, "holds NaN"),
+        (IMAGES, {CONTROL: MAPS, "rize": MAPS}, "'rize', which is none of the conditions"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            questionnaire.export(study, images, given, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_files_that_do_not_match_are_all_named(study, tmp_path, capsys):
     answers = {name: np.zeros((2, 2, 3), int) for name in study.conditions}
     (tmp_path / "study.json").write_text(study.as_json())
@@ -420,7 +434,7 @@ def test_files_that_do_not_match_are_all_named(study, tmp_path, capsys):
     assert "3 of 4 files do not match the study" in said
     for name, why in {
         "b": "these are answers to another study",
-        "c": "Expecting",
+        "c": "this is no JSON, or is cut off",
         "d": "this holds no answers",
     }.items():
         assert re.search(rf"answers-{name}\.json: {why}", said)

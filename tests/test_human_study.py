@@ -164,6 +164,11 @@ def test_designs_that_cannot_be(more, said):
         design(**more)
 
 
+def test_scores_are_not_taken_for_classes():
+    with pytest.raises(ValueError, match=r"predictions holds 0\.5, expected indices of classes"):
+        Study.design(PREDICTIONS * 0.5, PREDICTIONS, classes=CLASSES, methods=(), seed=0)
+
+
 def test_a_study_that_shows_an_image_twice_is_refused(study):
     first = study.sessions[0]
     twice = study._replace(sessions=(first._replace(questions=first.examples), *study.sessions[1:]))

@@ -305,12 +305,14 @@ def _pixels(data: bytes, mode: str, what: str) -> np.ndarray:
     from sparks_jax.data.folder import DAMAGED
 
     try:
-        from PIL import Image
+        from PIL import Image, UnidentifiedImageError
     except ImportError:
         raise ImportError("decoding JPEG needs Pillow: pip install 'sparks-jax[demo]'") from None
     try:
         with Image.open(io.BytesIO(data)) as image:
             return np.asarray(image.convert(mode))
+    except UnidentifiedImageError as error:
+        raise ValueError(f"has a damaged {what}: no picture of a known kind") from error
     except DAMAGED as error:
         raise ValueError(f"has a damaged {what}: {error}") from error
 

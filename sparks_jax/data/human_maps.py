@@ -198,7 +198,7 @@ def pipeline(
         train: Whether to train.
         size: Side of image and map.
         blur: As in `human_map`.
-        shard: Number of this process, and how many there are: each reads every so-manieth example.
+        shard: Number of this process, and how many there are: of n processes each reads every n-th example.
 
     Raises:
         ImportError: If Grain is not installed.

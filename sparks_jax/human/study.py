@@ -283,6 +283,9 @@ class _Pool:
                 f"predictions has shape {predictions.shape}, labels {labels.shape} and groups {groups.shape}: expected "
                 "one number for each image of the pool"
             )
+        for name, given in (("predictions", predictions), ("labels", labels)):
+            if not np.array_equal(given, given.astype(int)):
+                raise ValueError(f"{name} holds {given[given != given.astype(int)][0]}, expected indices of classes")
         self.predictions, self.labels, self.groups, self.classes = predictions, labels, groups, classes
         order, used = rng.permutation(len(predictions)), set()
         self.left: dict[tuple[int, bool], list[int]] = {}

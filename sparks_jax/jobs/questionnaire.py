@@ -50,11 +50,13 @@ def export(
         The pages.
 
     Raises:
-        ValueError: If an image that is asked about looks like one seen before, or an explanation is missing.
+        ValueError: If an image that is asked about looks like one seen before, if pixels or maps cannot be shown as
+            they are, or an explanation is missing.
         FileExistsError: If the folder holds something, without `force`.
     """
     out = Path(out)
     check_leakage(study, images)
+    _check(study, images, explanations)
     outputs.check(out, force=force)
     pages = {
         f"page-{letter}.html": page(study, name, images, explanations, legend=legend)
@@ -155,6 +157,22 @@ def source(pixels: np.ndarray) -> str:
         picture.save(buffer, "WEBP", quality=QUALITY)
     kind = "png" if small else "webp"
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _check(study: Study, images: Any, explanations: Mapping[str, Any]) -> None:
+    """Refuse what could not be shown as it is, before a page is written."""
+    pixels = np.asarray([images[item.image] for item in items(study)])
+    if not (pixels.min() >= 0 and pixels.max() <= 1):  # NaN compares as false
+        raise ValueError(f"images hold values from {pixels.min():g} to {pixels.max():g}, expected pixels in [0, 1]")
+    for name in sorted(explanations.keys() - set(study.conditions)):
+        raise ValueError(f"explanations has {name!r}, which is none of the conditions {', '.join(study.conditions)}")
+    examples = [item.image for session in study.sessions for item in session.examples]
+    for name, of in explanations.items():
+        if len(of) <= max(examples):
+            raise ValueError(f"condition {name!r} has {len(of)} explanations, expected one for each image of the pool")
+        broken = [i for i in examples if not np.isfinite(np.asarray(of[i])).all()]
+        if broken:
+            raise ValueError(f"condition {name!r}: the explanation of image {broken[0]} holds NaN or infinite values")
 
 
 def _told(items: tuple[Item, ...]) -> list[dict[str, int]]:
