@@ -216,6 +216,10 @@ def test_errors_say_what_to_do(key):
         featviz.maco(f, key=key, spectrum=r, values_range=SPAN, num_crops=0)
     with pytest.raises(ValueError, match=r"shape \(2, 8, 8, 3\), expected one Spectrum: Spectrum.natural"):
         featviz.maco(f, key=key, spectrum=jax.tree.map(lambda t: jnp.stack([t, t]), r), values_range=SPAN)
+    with pytest.raises(ValueError, match="the number of steps is 0, expected at least 1"):
+        featviz.maco(f, key=key, spectrum=r, values_range=SPAN, num_steps=0)
+    with pytest.raises(ValueError, match=r"sides is \(64, 32\), expected shares of the canvas in \(0, 1\]"):
+        featviz.maco(f, key=key, spectrum=r, values_range=SPAN, sides=(64, 32))
     with pytest.raises(ValueError, match="objective is nan from step 0 on; look at the model's weights"):
         featviz.maco(lambda x: x.mean() * jnp.nan, key=key, spectrum=r, values_range=SPAN, num_steps=2)
     with pytest.raises(ValueError, match="objective is inf from step 2 on; lower learning_rate"):

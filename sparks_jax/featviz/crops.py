@@ -105,6 +105,9 @@ def random_crops(
         side_spread: As in `random_box`.
         centre_spread: As in `random_box`.
 
+    Raises:
+        ValueError: For sides that are not shares.
+
     Example:
         >>> view = random_crops((8, 8), (4, 4), sides=(1.0, 0.5), side_spread=0.0)
         >>> view(jnp.ones((8, 8, 3)), key=jax.random.key(0), progress=0.5).shape
@@ -113,6 +116,8 @@ def random_crops(
     Reference:
         Fel et al. 2023, arXiv:2306.06805.
     """
+    if not 0 < min(sides) <= max(sides) <= 1:
+        raise ValueError(f"random_crops: sides is {tuple(sides)}, expected shares of the canvas in (0, 1]")
     # No crop is larger than this: only so much of the canvas is multiplied, with what its border is interpolated from.
     most = np.minimum(1.0, max(sides) + CUT * side_spread) * _largest(size, input_size)
     margin = np.ceil(np.maximum(1, most / np.asarray(input_size)))

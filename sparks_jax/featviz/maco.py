@@ -143,7 +143,9 @@ def maco_ascent(
     canvas = phases(spectrum, size=None if size is None else check_size(size, "maco"), values_range=(low, high))
     shown = canvas.size if input_size is None else check_size(input_size, "maco")
     check_canvas(canvas.size, shown, "maco")
-    rate: Any = learning_rate if callable(learning_rate) else optax.cosine_decay_schedule(learning_rate, num_steps)
+    rate: Any = (
+        learning_rate if callable(learning_rate) else optax.cosine_decay_schedule(learning_rate, max(1, num_steps))
+    )
     crops = random_crops(canvas.size, shown, sides=sides, side_spread=side_spread, centre_spread=centre_spread)
     return ascent(
         f,

@@ -67,9 +67,10 @@ def phases(
         arXiv:2306.06805.
     """
     span = check_range(values_range, "phases")
-    if spectrum.magnitude.ndim != 3:
+    shape = jnp.shape(getattr(spectrum, "magnitude", None))
+    if len(shape) != 3:
         raise ValueError(
-            f"phases: spectrum has magnitudes of shape {spectrum.magnitude.shape}, expected one Spectrum: "
+            f"phases: spectrum is a {type(spectrum).__name__} with magnitudes of shape {shape}, expected one Spectrum: "
             "Spectrum.natural(size), Spectrum.from_images(images, values_range=…) or Spectrum.from_array(stored)"
         )
     spectrum = spectrum if size is None else spectrum.resize(size)
