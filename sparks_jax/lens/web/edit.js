@@ -124,7 +124,7 @@
       h(
         "div",
         {},
-        h("h4", {}, "Logits"),
+        h("h4", {}, "Logits, and shares among these classes"),
         lines,
         verdict,
         one.rivals.length > 1 &&
