@@ -418,6 +418,14 @@ def test_a_concept_is_taken_apart_at_an_earlier_layer(view, root):
     assert page.locator("#concept .part-of").count() == len(parts.concepts)
 
 
+def test_a_class_leads_to_itself_in_another_model(view):
+    page = view.go("synthetic/0000")
+    page.get_by_role("link", name="Side by side").first.click()
+    page.wait_for_selector(".compare")
+    assert [page.get_by_label(f"Second {what}").input_value() for what in ("atlas", "class")] == ["large", "0000"]
+    assert len(set(view.texts(".compare h2"))) == 1
+
+
 def test_two_models_are_compared(view):
     page = view.go("synthetic/compare/0000/synthetic/0001")
     page.get_by_label("Second atlas").select_option("large")

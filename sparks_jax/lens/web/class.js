@@ -147,6 +147,15 @@
             "a",
             {
               class: "button",
+              href: `#/${atlas.id}/compare/${one.id}`,
+              title: "Beside the same class of another model, or another class",
+            },
+            "Side by side",
+          ),
+          h(
+            "a",
+            {
+              class: "button",
               rel: "prev",
               href: `#/${atlas.id}/${around(-1).id}`,
               "aria-label": `Previous class: ${short(around(-1).name)}`,

@@ -11,7 +11,8 @@
       h(
         "p",
         { class: "soft" },
-        `${atlas.model.name}, ${atlas.data.name}. ${Lens.count(one.n, "image")}, right in ${percent(one.precision.value)}.`,
+        `${atlas.model.name}, ${atlas.data.name}. ${Lens.count(one.n, "image")}`,
+        one.precision.value === null ? "." : `, right in ${percent(one.precision.value)}.`,
       ),
       h(
         "ol",
@@ -37,19 +38,34 @@
       ),
     );
 
+  /** The class of an atlas that is this one: of the same name, or of the same number. */
+  const same = (where, one) =>
+    where.classes.find((other) => other.name === one.name) ?? where.classes.find((other) => other.label === one.label);
+
+  /** What a class is put beside if nobody says: itself in another atlas, or the next class of its own. */
+  async function rival(lens, atlas, one) {
+    for (const { id } of lens.atlases.filter((other) => other.id !== atlas.id)) {
+      const found = (await Lens.readAtlas(id)).classes.find((other) => other.name === one.name);
+      if (found) return [id, found.id];
+    }
+    return [atlas.id, atlas.classes[(atlas.classes.indexOf(one) + 1) % atlas.classes.length].id];
+  }
+
   async function comparePage(lens, atlas, [id, other, otherId]) {
-    const second = await Lens.readAtlas(other);
     const entry = (where, name) => {
       const found = where.classes.find((one) => one.id === name);
       if (!found) throw new Error(`There is no class ${name} in ${where.title}.`);
       return found;
     };
+    const first = id === undefined ? atlas.classes[0] : entry(atlas, id);
+    if (other === undefined) [other, otherId] = await rival(lens, atlas, first);
+    const second = await Lens.readAtlas(other);
     const [a, b] = await Promise.all([
-      Lens.readClass(atlas, entry(atlas, id)),
-      Lens.readClass(second, entry(second, otherId ?? id)),
+      Lens.readClass(atlas, first),
+      Lens.readClass(second, entry(second, otherId ?? first.id)),
     ]);
     const go = (name, to) => {
-      location.hash = `#/${atlas.id}/compare/${id}/${name}/${to}`;
+      location.hash = `#/${atlas.id}/compare/${first.id}/${name}/${to}`;
     };
     const pick = h(
       "select",
@@ -57,14 +73,7 @@
         "aria-label": "Second atlas",
         onchange: async () => {
           const to = await Lens.readAtlas(pick.value);
-          go(
-            to.id,
-            (
-              to.classes.find((one) => one.name === a.name) ??
-              to.classes.find((one) => one.label === a.label) ??
-              to.classes[0]
-            ).id,
-          );
+          go(to.id, (same(to, a) ?? to.classes[0]).id);
         },
       },
       lens.atlases.map((one) => h("option", { value: one.id, selected: one.id === other }, one.title)),
