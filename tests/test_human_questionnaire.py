@@ -414,7 +414,7 @@ def test_export_refuses_what_could_not_be_shown_as_it_is(study, tmp_path):
     broken[study.sessions[0].examples[0].image] = np.nan
     for images, given, message in (
         (255 * IMAGES, {CONTROL: MAPS, "rise": MAPS}, r"expected pixels in \[0, 1\]"),
-        (IMAGES, {CONTROL: MAPS, "rise": MAPS[:2]}, "has 2 explanations, expected one for each image"),
+        (IMAGES, {CONTROL: MAPS, "rise": MAPS[:2]}, "condition 'rise' has no explanation of image"),
         (IMAGES, {CONTROL: MAPS, "rise": broken}, "holds NaN"),
         (IMAGES, {CONTROL: MAPS, "rize": MAPS}, "'rize', which is none of the conditions"),
     ):

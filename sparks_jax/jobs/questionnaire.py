@@ -168,11 +168,13 @@ def _check(study: Study, images: Any, explanations: Mapping[str, Any]) -> None:
         raise ValueError(f"explanations has {name!r}, which is none of the conditions {', '.join(study.conditions)}")
     examples = [item.image for session in study.sessions for item in session.examples]
     for name, of in explanations.items():
-        if len(of) <= max(examples):
-            raise ValueError(f"condition {name!r} has {len(of)} explanations, expected one for each image of the pool")
-        broken = [i for i in examples if not np.isfinite(np.asarray(of[i])).all()]
-        if broken:
-            raise ValueError(f"condition {name!r}: the explanation of image {broken[0]} holds NaN or infinite values")
+        for i in examples:
+            try:
+                finite = np.isfinite(np.asarray(of[i])).all()
+            except LookupError:  # an array that is too short, or a mapping without it
+                raise ValueError(f"condition {name!r} has no explanation of image {i} of the pool") from None
+            if not finite:
+                raise ValueError(f"condition {name!r}: the explanation of image {i} holds NaN or infinite values")
 
 
 def _told(items: tuple[Item, ...]) -> list[dict[str, int]]:
