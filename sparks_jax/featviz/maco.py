@@ -124,8 +124,8 @@ def maco_ascent(
         optimizer: Another one; `learning_rate` is then not used.
         penalty: A number of the whole image, subtracted from the score.
         num_images: Images optimised together, for a score that sees them all; None for one.
-        chunk: Crops evaluated at once: what bounds the memory; of each objective, if they are mapped (on CPU, 16 to 32
-            images in all are fastest).
+        chunk: Crops evaluated at once: what bounds the memory; of each objective, if they are mapped (some 20 in all
+            were fastest on two cores).
 
     Raises:
         ValueError: As `maco`.

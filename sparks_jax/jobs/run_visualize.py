@@ -181,7 +181,7 @@ def _progress(labels: list[int], network: Network, settings: Settings) -> Iterat
 def _write(summary: Summary, settings: Settings, say: Say) -> None:
     if summary.interrupted:
         done = sum(len(one.seen.history) == summary.steps for one in summary.made)
-        kept = "what there is was kept" if summary.made else "it had not begun to climb, there is nothing to keep"
+        kept = "what there is was kept" if summary.made else "its first steps were not done, there is nothing to keep"
         say(f"interrupted after {done} of {summary.asked} classes; {kept}")
     if not summary.made:
         return
