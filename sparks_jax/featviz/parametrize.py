@@ -67,7 +67,7 @@ def phases(
         arXiv:2306.06805.
     """
     span = check_range(values_range, "phases")
-    shape = jnp.shape(getattr(spectrum, "magnitude", None))
+    shape = jnp.shape(getattr(spectrum, "magnitude", 0.0))
     if len(shape) != 3:
         raise ValueError(
             f"phases: spectrum is a {type(spectrum).__name__} with magnitudes of shape {shape}, expected one Spectrum: "
