@@ -50,14 +50,14 @@ class Config:
 
     out: Path = Path("sparks-out/harmonize_glyphs")  # networks, table.csv, run.json, maps.png
     seeds: int = 3  # starts, each with a stream of images of its own
-    steps: int = 350
+    steps: int = 2500
     batch: int = 32
     size: int = 32  # side of the images
     classes: int = 3
     distractors: int = 1
     rate: float = 0.02  # highest learning rate of Muon
     adam_rate: float = 3e-3  # and of Adam, for the last layer and the vectors
-    weight: float = 20.0  # of the harmonizer's loss
+    weight: float = 50.0  # of the harmonizer's loss
     mapped: float = 0.5  # share of the images with a map of people
     agreement: float = 1.0  # share of the tags tied to the class; below 1 the plain twin finds the glyph, too, in time
     people: int = 6
@@ -70,7 +70,9 @@ class Config:
     smoke: bool = False
 
 
-TWINS = {"plain": False, "harmonized": True}
+# How the loss on maps sees the network; "plain" has none. "as published": the gradient of the logit, its channels
+# averaged. "every channel": the norm of the gradient over channels, of the logit less the mean of all logits.
+TWINS = ("plain", "as published", "every channel")
 # Kernel size, stride and channels of each convolution; equal shapes are residual.
 LAYERS = ((5, 2, 16), (3, 1, 32), (3, 2, 64), (3, 1, 64), (3, 2, 64))
 # Share of the tags tied to the class, and share of the images with a tag; None: as in training.
@@ -158,7 +160,22 @@ def maps_of_people(config: Config, world: Glyphs, key: PRNGKeyArray) -> Float[Ar
     return jax.vmap(lambda mask, key: annotations(mask, key=key, **given))(world.masks, keys)
 
 
-def train_step(config: Config, harmonized: bool, seed: Any, state: Any) -> tuple[Any, dict[str, Any]]:
+def centred(model: Any, images: Float[Array, "b h w c"]) -> Float[Array, "b m"]:
+    """Logits less their mean: the same probabilities, and a gradient in which the other classes count."""
+    logits = model(images)
+    return logits - logits.mean(-1, keepdims=True)
+
+
+def logits_and_maps(twin: str, model: Any, world: Glyphs) -> tuple[Float[Array, "b m"], Float[Array, "b h w"]]:
+    """Logits, and the maps that are compared with those of people."""
+    if twin == "as published":
+        logits, saliency = logits_and_saliency(model, world.images, world.labels)
+        return logits, saliency.mean(-1)
+    logits, saliency = logits_and_saliency(partial(centred, model), world.images, world.labels)
+    return logits, jax.vmap(heatmap)(saliency)
+
+
+def train_step(config: Config, twin: str, seed: Any, state: Any) -> tuple[Any, dict[str, Any]]:
     """One step, on images that are drawn for it, and maps for some of them."""
     step, params, momenta = state
     key_world, key_people, key_mapped = jax.random.split(jax.random.fold_in(jax.random.key(seed), step), 3)
@@ -166,13 +183,13 @@ def train_step(config: Config, harmonized: bool, seed: Any, state: Any) -> tuple
 
     def loss(params: Any) -> tuple[Any, Any]:
         model = partial(network, params)
-        if not harmonized:
+        if twin == "plain":
             logits, looks = model(world.images), 0.0
         else:
-            logits, saliency = logits_and_saliency(model, world.images, world.labels)
+            logits, maps = logits_and_maps(twin, model, world)
             people = maps_of_people(config, world, key_people).mean(1)
             has_map = jax.random.uniform(key_mapped, world.labels.shape) < config.mapped
-            looks = harmonizer_loss(saliency.mean(-1), people, has_map)
+            looks = harmonizer_loss(maps, people, has_map)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, world.labels)
         accuracy = (logits.argmax(-1) == world.labels).mean()
         return losses.mean() + config.weight * looks, {"accuracy": accuracy, "looks": looks}
@@ -186,7 +203,7 @@ def train(config: Config, step: Any, twin: str, seed: int) -> Any:
     """The parameters after the last step, going on from what the work folder holds."""
     params = start(jax.random.key(seed), config.classes)
     state = (jnp.zeros((), jnp.int32), params, optimizer(config).init(params))
-    kept = config.out / "networks" / f"{twin}_{seed}.npz"
+    kept = config.out / "networks" / f"{twin.replace(' ', '_')}_{seed}.npz"
     if kept.exists():
         arrays = np.load(kept)
         state = jax.tree.unflatten(jax.tree.structure(state), [jnp.asarray(arrays[name]) for name in arrays])
@@ -245,24 +262,22 @@ def interval(values: Any) -> dict[str, float]:
 
 
 def summary(rows: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
-    """For each measure both twins and their difference, over the seeds."""
+    """For each measure the twins, and how two of them differ from the plain one, over the seeds."""
     table = []
     for name in rows["plain"][0]:
-        plain, harmonized = (np.array([row[name] for row in rows[twin]]) for twin in TWINS)
-        told = {"plain": plain, "harmonized": harmonized, "difference": harmonized - plain}
+        values = {twin: np.array([row[name] for row in rows[twin]]) for twin in TWINS}
+        told = values | {f"{twin} - plain": values[twin] - values["plain"] for twin in TWINS[1:]}
         table.append({"measure": name} | {f"{k}, {end}": v for k, a in told.items() for end, v in interval(a).items()})
     return table
 
 
 def show(table: list[dict[str, Any]]) -> None:
     """Print the table."""
-    print(f"\n{'':44}{'plain':>24}{'harmonized':>24}{'difference':>26}")
+    columns = [name.removesuffix(", mean") for name in table[0] if name.endswith(", mean")]
+    print(f"\n{'':44}" + "".join(f"{name:>26}" for name in columns))
     for row in table:
-        cells = (
-            f"{row[f'{k}, mean']:.3f} [{row[f'{k}, low']:.3f}, {row[f'{k}, high']:.3f}]"
-            for k in ("plain", "harmonized", "difference")
-        )
-        print(f"{row['measure']:44}" + "".join(f"{cell:>{w}}" for cell, w in zip(cells, (24, 24, 26), strict=True)))
+        cells = (f"{row[f'{k}, mean']:.3f} [{row[f'{k}, low']:.3f}, {row[f'{k}, high']:.3f}]" for k in columns)
+        print(f"{row['measure']:44}" + "".join(f"{cell:>26}" for cell in cells))
 
 
 def draw(config: Config, world: Glyphs, people: Array, maps: dict[str, Any]) -> None:
@@ -282,7 +297,7 @@ def main(config: Config) -> dict[str, Any]:
         )
     config.out.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()
-    steps = {t: jax.jit(partial(train_step, config, harmonized), donate_argnums=1) for t, harmonized in TWINS.items()}
+    steps = {twin: jax.jit(partial(train_step, config, twin), donate_argnums=1) for twin in TWINS}
     worlds = {}
     for name, (agreement, shortcut) in WORLDS.items():
         agreement = config.agreement if agreement is None else agreement

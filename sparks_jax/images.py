@@ -101,7 +101,7 @@ def heatmap(a: Image, how: str = "l2") -> Heatmap:
     r"""Reduce the channels of an attribution.
 
     `l2` $\sqrt{\sum_c a_c^2}$, `max` $\max_c |a_c|$, `abs` $\sum_c |a_c|$ (unsigned);
-    `sum` $\sum_c a_c$ and `mean` keep the sign.
+    `sum` $\sum_c a_c$ and `mean` keep the sign. All can be differentiated; where $a$ is 0, `l2` has derivative 0.
 
     Raises:
         ValueError: Another `how`.
@@ -116,7 +116,8 @@ def heatmap(a: Image, how: str = "l2") -> Heatmap:
     """
     match how:
         case "l2":
-            return jnp.sqrt(jnp.square(a).sum(-1))
+            squares = jnp.square(a).sum(-1)
+            return jnp.where(squares == 0, 0, jnp.sqrt(jnp.where(squares == 0, 1, squares)))
         case "max":
             return jnp.abs(a).max(-1)
         case "abs":

@@ -76,3 +76,10 @@ def test_amplitude_adds(image):
 def test_heatmap_names_its_choices(image):
     with pytest.raises(ValueError, match="how is 'median', expected one of 'l2', 'max', 'abs', 'sum', 'mean'"):
         images.heatmap(image, "median")
+
+
+def test_the_norm_of_channels_has_a_derivative_everywhere():
+    """The unit vector, and 0 where there is nothing; what is not a number stays so."""
+    slope = jax.grad(lambda a: images.heatmap(a).sum())(jnp.array([[[3.0, -4.0], [0.0, 0.0]]]))
+    np.testing.assert_allclose(slope, [[[0.6, -0.8], [0, 0]]], atol=1e-7)
+    np.testing.assert_array_equal(images.heatmap(jnp.array([[[jnp.nan, 1.0], [0.0, 0.0]]])), [[jnp.nan, 0]])

@@ -5,8 +5,16 @@ A step has one forward pass for logits and map (`logits_and_saliency`), then a l
     logits, saliency = logits_and_saliency(model, images, labels)
     loss = cross_entropy(logits, labels) + weight * harmonizer_loss(saliency.mean(-1), human_maps, has_map)
 
-Any other method that can be differentiated explains as well (`explanations`). Maps are signed and their channels are
-averaged: where the score falls as the pixel grows, a map is negative, and the loss cuts it.
+Any other method that can be differentiated explains as well (`explanations`). As published, maps are signed and their
+channels are averaged: where the score falls as the pixel grows, a map is negative, and the loss cuts it.
+
+That average does not see hue: a weight of 1 on red and -1 on green is 0 of it, and a network may go by a colour that
+its map does not show. Nor does one logit show what the others read. The norm over channels of logits less their mean,
+which leaves probabilities as they are, sees both (`experiments/harmonize_glyphs.py` has what it changes):
+
+    centred = lambda images: (logits := model(images)) - logits.mean(-1, keepdims=True)
+    logits, saliency = logits_and_saliency(centred, images, labels)
+    loss = cross_entropy(logits, labels) + weight * harmonizer_loss(jax.vmap(heatmap)(saliency), human_maps, has_map)
 """
 
 from collections.abc import Callable
@@ -172,7 +180,7 @@ def harmonizer_loss(
     last layer begins at zero never leaves it: begin elsewhere.
 
     Args:
-        saliencies: `(b h w)` signed maps of the network, channels averaged.
+        saliencies: `(b h w)` maps of the network; as published signed, channels averaged, which hides what goes by hue.
         human_maps: `(b h w)` maps of people, high where they look; anything, NaN too, where there is none.
         has_map: `(b)` True or 1 where an image has a map.
         num_levels: Scales, the first at full size, each further one half as large: 5 in the package, 6 in the code
