@@ -23,7 +23,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import grain
 import jax
@@ -69,6 +69,7 @@ class Config:
     smoothing: float = 0.1  # of the labels
     weight: float = 2.0  # of the harmonizer's loss; 0: the twin
     mapped: float = 0.2  # share of the images with a map
+    channels: Literal["mean", "l2"] = "mean"  # mean: signed, as published; l2: their norm, which sees hue
     remat: bool = False
     workers: int = 8  # processes that read
     every: int = 1250  # steps between two checkpoints
@@ -179,7 +180,8 @@ def train_step(config: Config, state: State, batch: Any) -> tuple[State, dict[st
 
         if config.weight:
             logits, saliency, stats = logits_and_saliency(model, images, labels, has_aux=True, remat=config.remat)
-            looks = harmonizer_loss(saliency.mean(-1), batch["human_map"], batch["has_map"])
+            maps = jax.vmap(partial(heatmap, how=config.channels))(saliency)
+            looks = harmonizer_loss(maps, batch["human_map"], batch["has_map"])
         else:
             (logits, stats), looks = model(images), 0.0
         targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), config.smoothing)
