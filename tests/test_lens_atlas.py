@@ -351,6 +351,19 @@ def test_what_cannot_be_is_said(tmp_path, settings, says):
         lens_atlas.build(tmp_path, devices=jax.devices()[:1], **settings)
 
 
+def test_a_misspelt_class_is_said_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match="there is no class 'gray'; did you mean grey"):
+        lens_atlas.build(tmp_path, devices=jax.devices()[:1], only=("gray",))
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_an_unfinished_build_of_other_settings_is_not_called_an_atlas(tmp_path):
+    with pytest.raises(ValueError, match="no class has 999 images"):
+        lens_atlas.build(tmp_path, devices=jax.devices()[:1], least=999)
+    with pytest.raises(FileExistsError, match="holds an unfinished build of .*--force"):
+        lens_atlas.build(tmp_path, devices=jax.devices()[:1])
+
+
 def test_an_unknown_setting_is_said(tmp_path):
     with pytest.raises(TypeError, match="there is no setting 'ranks'"):
         lens_atlas.build(tmp_path, ranks=3)

@@ -31,7 +31,7 @@ from sparks_jax.lens.index import add_atlas, entry_of
 from sparks_jax.lens.intervals import LEVEL, proportion
 from sparks_jax.lens.links import link
 from sparks_jax.lens.pictures import Painter, painter
-from sparks_jax.lens.predictions import Member, Predictions, kept, members, predict, read_images
+from sparks_jax.lens.predictions import Member, Predictions, asked, kept, members, predict, read_images
 from sparks_jax.lens.programs import directions, forward, halves, spread
 from sparks_jax.lens.progress import Progress, progress
 from sparks_jax.lens.schema import FORMAT, VERSION
@@ -108,17 +108,18 @@ def build_atlas(
         The folder of the atlas.
 
     Raises:
-        ValueError: For settings out of range, a network without halves, images that make no class.
+        ValueError: For settings out of range, an unknown class, a network without halves, images that make no class.
         FileExistsError: If the folder holds something else.
         BlockingIOError: If another build is writing it.
         RuntimeError: If another of the processes that share the build failed.
     """
     check(settings)
     check_halves(network)
+    asked(settings, network)  # a misspelt class is found now
     devices = jax.local_devices() if devices is None else devices
     settings = settings._replace(chunk=settings.chunk or default_chunk())
-    asked = (network.classes, network.size, source.identity, settings)
-    print_of = fingerprint(VERSION, __version__, network.model, asked)
+    made_of = (network.classes, network.size, source.identity, settings)
+    print_of = fingerprint(VERSION, __version__, network.model, made_of)
     first, place = jax.process_index() == 0, Place(root / title.id, print_of)
     say, quiet = (say, quiet) if first else (lambda text: None, True)  # one voice
     with ExitStack() as held:

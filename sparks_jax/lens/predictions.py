@@ -119,6 +119,15 @@ def _name(block: int) -> str:
     return f"predictions-{block:05d}"
 
 
+def asked(settings: Settings, network: Network) -> list[int]:
+    """The classes that are asked for by number or name; none: all that have images.
+
+    Raises:
+        ValueError: If the network has no such class.
+    """
+    return [find_label(text, network.classes) for text in settings.only]
+
+
 def members(found: Predictions, source: Source, network: Network, settings: Settings) -> list[Member]:
     """The classes of an atlas, by label, with their images.
 
@@ -131,15 +140,14 @@ def members(found: Predictions, source: Source, network: Network, settings: Sett
     Raises:
         ValueError: If no class has images enough, or one that was asked for has not.
     """
-    first = found.first
-    asked = [find_label(text, network.classes) for text in settings.only]
+    first, named = found.first, asked(settings, network)
     sizes = np.bincount(first[first >= 0], minlength=len(network.classes))
-    if few := [label for label in asked if sizes[label] < settings.least]:
+    if few := [label for label in named if sizes[label] < settings.least]:
         raise ValueError(
             f"the network takes {sizes[few[0]]} images for {network.classes[few[0]]!r}, and a class needs "
             f"{settings.least} (--least)"
         )
-    wanted = asked or np.flatnonzero(sizes >= settings.least).tolist()
+    wanted = named or np.flatnonzero(sizes >= settings.least).tolist()
     if not wanted:
         raise ValueError(
             f"no class has {settings.least} images: the network takes at most {sizes.max()} of the {len(first)} for "

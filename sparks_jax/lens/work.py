@@ -120,7 +120,8 @@ def open_place(folder: Path, fingerprint: str, *, force: bool) -> Place:
         before = _fingerprint(mark)
         if before != fingerprint:
             if not force or (before is None and not (folder / ATLAS).is_file()):
-                what = "something else" if before is None else "an atlas of another network, other images or settings"
+                build = "an atlas" if (folder / ATLAS).is_file() else "an unfinished build"
+                what = "something else" if before is None else f"{build} of another network, other images or settings"
                 raise FileExistsError(
                     f"the folder {folder} holds {what}; --force (force=True) replaces an atlas, --out writes elsewhere"
                 )
