@@ -1,12 +1,13 @@
 """Claim: a network taught to look where people look agrees with them and, in every channel, goes less by the tag.
 
 Every image of the glyph world carries a tag whose colour tells the class. Twins of one start and one stream of images
-are trained: by cross-entropy; by it and the harmonizer's loss as published, which sees the gradient of a logit averaged
-over channels and hence no hue; by it and the same loss of every channel, the norm of the gradient of the logit less the
-mean of the logits. The maps of people are those of simulated ones, who click on the glyph and now and then elsewhere,
-for half of the images. Then, on fresh images: how far do saliency maps agree with people, in units of how far people
-agree with each other; how accurate is the network where tags are as in training, where their colour says nothing, and
-without any? Over several starts, with Student's intervals of the means and of the differences between twins.
+are trained: by cross-entropy; by it and the harmonizer's loss as published, of the gradient of a logit averaged over
+channels, of which it cuts what is negative; by it and the same loss of every channel, the norm of the gradient of the
+logit less the mean of the logits. The maps of people are those of simulated ones, who click on the glyph and now and
+then elsewhere, for half of the images. Then, on fresh images: how far do saliency maps agree with people, in units of
+how far people agree with each other; how accurate is the network where tags are as in training, where their colour says
+nothing, and without any? Over several starts, with Student's intervals of the means and of the differences between
+twins.
 
 Command:  python experiments/harmonize_glyphs.py [--smoke] [--out FOLDER] [--seeds 6]
           A killed run goes on with the networks that its folder holds.

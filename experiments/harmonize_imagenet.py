@@ -69,7 +69,7 @@ class Config:
     smoothing: float = 0.1  # of the labels
     weight: float = 2.0  # of the harmonizer's loss; 0: the twin
     mapped: float = 0.2  # share of the images with a map
-    channels: Literal["mean", "l2"] = "mean"  # mean: signed, as published; l2: their norm, which sees hue
+    channels: Literal["mean", "l2"] = "mean"  # mean: signed, as published; l2: their norm, hides no sign or hue
     remat: bool = False
     workers: int = 8  # processes that read
     every: int = 1250  # steps between two checkpoints

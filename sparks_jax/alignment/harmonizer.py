@@ -8,9 +8,10 @@ A step has one forward pass for logits and map (`logits_and_saliency`), then a l
 Any other method that can be differentiated explains as well (`explanations`). As published, maps are signed and their
 channels are averaged: where the score falls as the pixel grows, a map is negative, and the loss cuts it.
 
-That average does not see hue: a weight of 1 on red and -1 on green is 0 of it, and a network may go by a colour that
-its map does not show. Nor does one logit show what the others read. The norm over channels of logits less their mean,
-which leaves probabilities as they are, sees both (`experiments/harmonize_glyphs.py` has what it changes):
+So what is negative is hidden, and a hue, too: a weight of 1 on red and -1 on green averages to 0. A network may go by
+what its map does not show. Nor does one logit show what the others read. The norm of the gradient over channels, of
+logits less their mean, which leaves probabilities as they are, shows both (`experiments/harmonize_glyphs.py` has what it
+changes; `heatmap` is that of `sparks_jax.images`):
 
     centred = lambda images: (logits := model(images)) - logits.mean(-1, keepdims=True)
     logits, saliency = logits_and_saliency(centred, images, labels)
@@ -180,7 +181,7 @@ def harmonizer_loss(
     last layer begins at zero never leaves it: begin elsewhere.
 
     Args:
-        saliencies: `(b h w)` maps of the network; as published signed, channels averaged, which hides what goes by hue.
+        saliencies: `(b h w)` maps of the network; as published signed, channels averaged (see above).
         human_maps: `(b h w)` maps of people, high where they look; anything, NaN too, where there is none.
         has_map: `(b)` True or 1 where an image has a map.
         num_levels: Scales, the first at full size, each further one half as large: 5 in the package, 6 in the code

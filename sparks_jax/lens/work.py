@@ -123,7 +123,8 @@ def open_place(folder: Path, fingerprint: str, *, force: bool) -> Place:
                 build = "an atlas" if (folder / ATLAS).is_file() else "an unfinished build"
                 what = "something else" if before is None else f"{build} of another network, other images or settings"
                 raise FileExistsError(
-                    f"the folder {folder} holds {what}; --force (force=True) replaces an atlas, --out writes elsewhere"
+                    f"the folder {folder} holds {what}; --force (force=True) replaces an atlas or a build of one, "
+                    "--out writes elsewhere"
                 )
             for one in folder.iterdir():  # the folder itself is what is locked
                 shutil.rmtree(one) if one.is_dir() and not one.is_symlink() else one.unlink()
