@@ -10,8 +10,8 @@ channels are averaged: where the score falls as the pixel grows, a map is negati
 
 So what is negative is hidden, and a hue, too: a weight of 1 on red and -1 on green averages to 0. A network may go by
 what its map does not show. Nor does one logit show what the others read. The norm of the gradient over channels, of
-logits less their mean, which leaves probabilities as they are, shows both (`experiments/harmonize_glyphs.py` has what it
-changes; `heatmap` is that of `sparks_jax.images`):
+logits less their mean, which leaves probabilities as they are, shows both (`experiments/harmonize_glyphs.py` has what
+it changes; `heatmap` is that of `sparks_jax.images`):
 
     centred = lambda images: (logits := model(images)) - logits.mean(-1, keepdims=True)
     logits, saliency = logits_and_saliency(centred, images, labels)
